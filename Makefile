@@ -1,0 +1,37 @@
+# Every target sets itself up: `make setup` does nothing when the environment is in place.
+PYTHON ?= python3
+RUN := .venv/bin/python
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: setup demo check test test-slow test-chaos bench format clean
+
+setup:
+	@PYTHON=$(PYTHON) scripts/setup.sh
+
+demo: setup
+	@$(RUN) -m orchestrator.cli run jobs/quickstart.yaml --exit --json
+
+check: setup
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	.venv/bin/lint-imports
+
+test: setup
+	$(RUN) -m pytest -m "not slow and not chaos"
+
+test-slow: setup
+	$(RUN) -m pytest -m slow
+
+test-chaos: setup
+	$(RUN) -m pytest -m chaos
+
+bench: setup
+	$(RUN) benchmarks/start.py
+
+format: setup
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

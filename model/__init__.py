@@ -1,0 +1,1 @@
+"""Networks and their configuration; knows nothing of Ray, W&B, jobs or the orchestrator."""

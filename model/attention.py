@@ -1,0 +1,79 @@
+"""Causal self-attention with rotary positions and grouped key/value heads.
+
+Shapes: B rows, T tokens, S positions, D width, H query heads, G key/value heads, K head width.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.cache import LayerCache
+from model.config import ModelConfig
+
+Rotary = tuple[Tensor, Tensor]
+"""Cosines and signed sines, fp32, [T, 1, K] or [B, T, 1, K]: they broadcast over heads."""
+
+
+@lru_cache(maxsize=16)
+def rotary_tables(length: int, head_width: int, *, theta: float, device: torch.device) -> Rotary:
+    """Cosines and signed sines of positions 0 to length - 1, each fp32 [S, 1, K] (RoPE; Su et al. 2021).
+
+    Plain tensors beside the modules, not buffers of them: `module.bfloat16()` would round the angles.
+    Computed on the CPU in fp32, as Hugging Face does: all devices and libraries turn by the same angles.
+    """
+    # What is made under inference_mode is barred from training for ever, and this table outlives its caller.
+    with torch.inference_mode(False):
+        exponents = torch.arange(0, head_width, 2, dtype=torch.float32, device="cpu") / head_width
+        positions_S = torch.arange(length, dtype=torch.float32, device="cpu")
+        angles = torch.outer(positions_S, 1.0 / theta**exponents)[:, None]
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), -1).to(device), torch.cat((-sin, sin), -1).to(device)
+
+
+def rotate(x_BTHK: Tensor, rotary: Rotary) -> Tensor:
+    """Turn each pair (x[i], x[i + K/2]) by its position's angle, in fp32; same shape and type as `x_BTHK`."""
+    cos, signed_sin = rotary
+    wide_BTHK = x_BTHK.float()
+    swapped_BTHK = wide_BTHK.roll(x_BTHK.shape[-1] // 2, -1)
+    return (wide_BTHK * cos + swapped_BTHK * signed_sin).type_as(x_BTHK)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (Ainslie et al. 2023): H / G query heads share one key/value head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Projections without biases."""
+        super().__init__()
+        self.head_width = config.head_width
+        self.grouped = config.kv_heads < config.heads
+        self.dropout = config.dropout
+        kv_width = config.kv_heads * config.head_width
+        self.q = nn.Linear(config.width, config.width, bias=False)
+        self.k = nn.Linear(config.width, kv_width, bias=False)
+        self.v = nn.Linear(config.width, kv_width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x_BTD: Tensor, rotary: Rotary, past: LayerCache | None = None) -> Tensor:
+        """Each token gathers from itself and those before it: [B, T, D] to [B, T, D]."""
+        q_BTHK, k_BTGK, v_BTGK = (
+            project(x_BTD).unflatten(-1, (-1, self.head_width)) for project in (self.q, self.k, self.v)
+        )
+        q_BTHK, k_BSGK, v_BSGK = rotate(q_BTHK, rotary), rotate(k_BTGK, rotary), v_BTGK
+        if past is not None:
+            k_BSGK, v_BSGK = past.extend(k_BSGK, v_BSGK)
+        mask_B1TS = None if past is None else past.mask_B1TS
+        y_BHTK = F.scaled_dot_product_attention(
+            q_BTHK.transpose(1, 2),
+            k_BSGK.transpose(1, 2),
+            v_BSGK.transpose(1, 2),
+            attn_mask=mask_B1TS,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask_B1TS is None,
+            enable_gqa=self.grouped,
+        )
+        y_BTD: Tensor = self.out(y_BHTK.transpose(1, 2).flatten(2))
+        return y_BTD

@@ -1,0 +1,75 @@
+"""From logits to tokens: sampling one, and generating many with a cache.
+
+Shapes: T tokens, V vocabulary, A allowed entries of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from model.cache import KVCache
+from model.gpt import GPT
+
+
+def sample(
+    logits_V: Tensor,
+    *,
+    temperature: float,
+    top_p: float,
+    generator: torch.Generator | None,
+    allowed_size: int,
+) -> int:
+    """Draw one token id below `allowed_size`.
+
+    Args:
+        logits_V: any precision, any device.
+        temperature: divides the logits; 0 takes the likeliest token and draws nothing.
+        top_p: draw among the fewest likeliest tokens that reach this share (Holtzman et al. 2019); 1 is all.
+        generator: the state of the randomness, on the logits' device; None is torch's global one.
+        allowed_size: ids from here on are never drawn, such as a vocabulary's padding beyond its tokenizer.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature {temperature} is negative")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p {top_p} is not above 0 and at most 1")
+    if not 0 < allowed_size <= len(logits_V):
+        raise ValueError(f"allowed_size {allowed_size} is not between 1 and the vocabulary's {len(logits_V)}")
+    logits_A = logits_V[:allowed_size].float()
+    if temperature == 0:
+        return int(logits_A.argmax())
+    # The largest becomes 0 first: a tiny temperature may then take the others to -inf, which is right.
+    probabilities_A = torch.softmax((logits_A - logits_A.max()) / temperature, dim=-1)
+    if top_p == 1:
+        return int(torch.multinomial(probabilities_A, 1, generator=generator))
+    sorted_A, ids_A = probabilities_A.sort(descending=True, stable=True)
+    before_A = sorted_A.cumsum(-1) - sorted_A
+    nucleus_A = sorted_A * (before_A < top_p)
+    return int(ids_A[torch.multinomial(nucleus_A, 1, generator=generator)])
+
+
+@torch.inference_mode()
+def generate(model: GPT, prompt_T: Sequence[int], *, pick: Callable[[Tensor], int]) -> Iterator[int]:
+    """Continue one prompt, a token at a time, until the caller stops or the context is full.
+
+    `pick` takes logits [V] to an id: `functools.partial(sample, ...)`. Call `model.eval()` first.
+
+    Raises:
+        ValueError: the prompt is empty or exceeds the context.
+    """
+    if not prompt_T:
+        raise ValueError("the prompt is empty; begin with the tokenizer's start token")
+    weights = model.embed.weight
+    cache = KVCache.empty(model.config, rows=1, dtype=weights.dtype, device=weights.device)
+    ids_1T = torch.tensor([prompt_T], device=weights.device)
+    while True:
+        token = pick(model.logits(model.hidden(ids_1T, cache)[0, -1]))
+        yield token
+        if int(cache.lengths_B) == model.config.context:
+            return
+        ids_1T = torch.tensor([[token]], device=weights.device)

@@ -1,0 +1,1 @@
+"""Slipway's orchestrator: job file -> dataset -> training -> proven export -> service."""

@@ -1,0 +1,1 @@
+"""Training checkpoints: layout and retention (pure), writer, reader."""

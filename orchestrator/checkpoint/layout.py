@@ -1,0 +1,78 @@
+"""Names inside a run, and which checkpoints to keep. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+MODEL_CONFIG = "model.json"
+PROBE = "probe.safetensors"
+PROGRESS = "progress.json"
+STATE_FOLDER = "zero"
+_STEP = re.compile(r"step-(\d{8})")
+
+
+class Progress(BaseModel):
+    """Enough to go on at the next unseen sample, on any number of workers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int = 0
+    """Finished optimizer steps; the position in the data follows from it."""
+    samples: int = 0
+    tokens: int = 0
+    train_loss: float | None = None
+    validation_loss: float | None = None
+
+
+def checkpoints_folder(run: Path) -> Path:
+    """Where the checkpoints of a run stand."""
+    return run / "checkpoints"
+
+
+def step_folder(parent: Path, step: int) -> Path:
+    """`step-NNNNNNNN` below a folder of checkpoints or exports."""
+    return parent / f"step-{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step in a folder's name; None for a folder of another kind, temporary ones among them."""
+    match = _STEP.fullmatch(name)
+    return int(match.group(1)) if match else None
+
+
+def is_due(step: int, *, last: int, every: int | None) -> bool:
+    """Whether something that happens every so many steps, and after the last one, happens after this step."""
+    return step == last or (every is not None and step % every == 0)
+
+
+def to_delete(steps: Iterable[int], *, keep_last: int) -> list[int]:
+    """The committed steps that retention gives up, oldest first."""
+    return sorted(steps)[:-keep_last]
+
+
+def rng_file(rank: int) -> str:
+    """Where a rank keeps its random state."""
+    return f"rng-{rank:05d}.safetensors"
+
+
+def manifest(
+    *, step: int, world_size: int, zero_stage: int, precision: str, attempt: int, versions: dict[str, str], **more: Any
+) -> dict[str, Any]:
+    """The facts of a checkpoint's manifest; `store.commit` adds the files."""
+    return {
+        "format": FORMAT,
+        "step": step,
+        "world_size": world_size,
+        "zero_stage": zero_stage,
+        "precision": precision,
+        "attempt": attempt,
+        "versions": versions,
+        **more,
+    }

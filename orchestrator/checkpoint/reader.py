@@ -1,0 +1,72 @@
+"""Find the newest checkpoint that verifies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.checkpoint.layout import PROGRESS, Progress, checkpoints_folder, step_of
+from orchestrator.errors import StoreError
+from orchestrator.store import is_committed, verify_folder
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint that was verified."""
+
+    path: Path
+    manifest: dict[str, Any]
+    progress: Progress
+
+    @property
+    def step(self) -> int:
+        """Finished steps."""
+        return self.progress.step
+
+
+def committed_steps(run: Path) -> list[Path]:
+    """The committed checkpoints of a run, oldest first; not yet verified."""
+    folder = checkpoints_folder(run)
+    found = folder.iterdir() if folder.is_dir() else iter(())
+    return sorted(p for p in found if step_of(p.name) is not None and is_committed(p))
+
+
+def newest_checkpoint(run: Path, *, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that verifies; says why one was passed over. None if the run has not committed any.
+
+    Raises:
+        StoreError: there are checkpoints, and none verifies.
+    """
+    folders = committed_steps(run)
+    problem: StoreError | None = None
+    for folder in reversed(folders):
+        try:
+            return read_checkpoint(folder)
+        except StoreError as error:
+            say(f"passing over {folder.name}: {error.message}")
+            problem = problem or error
+    if problem is not None:
+        raise StoreError(
+            f"no checkpoint of {run.name} verifies; the newest: {problem.message}",
+            fix=f"delete {checkpoints_folder(run)} to start this run anew",
+        )
+    return None
+
+
+def read_checkpoint(folder: Path, *, deep: bool = True) -> Checkpoint:
+    """Verify a checkpoint: every byte of it (deep), or the sizes of its files.
+
+    Raises:
+        StoreError: a file is absent or was altered; names it.
+    """
+    manifest = verify_folder(folder, deep=deep)
+    try:
+        progress = Progress.model_validate(json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise StoreError(f"{folder / PROGRESS} is not readable: {error}", fix=f"delete {folder}") from None
+    return Checkpoint(folder, manifest, progress)

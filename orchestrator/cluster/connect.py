@@ -1,0 +1,130 @@
+"""Start a Ray of our own, or join one that is up. The one place that calls `ray.init`.
+
+A Ray of our own is closed by default: token mode, loopback, no dashboard, no usage statistics, its own temporary
+folder. It ends with the `with` block; if this process is killed, Ray's processes see that and end by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.cluster.token import ensure_token
+from orchestrator.cluster.view import local_view
+from orchestrator.errors import CapacityError, JobError
+from orchestrator.plan import ClusterView, Node
+
+_TMP_PREFIX = "slipway-ray-"
+_OBJECT_STORE_BYTES = 512 << 20
+"""Slipway passes file names through Ray, not data: a small store leaves the memory to the workers."""
+
+_DEFAULTS = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # how soon the end of the workers is noticed; 2 s by default
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; silences a warning in every worker
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+}
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads from the environment, where the user has not; child processes inherit it."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if os.environ["RAY_AUTH_MODE"] == "token":
+        ensure_token()
+    if "ray" in sys.modules:
+        # Ray reads its configuration when it is imported; whoever imported it before us must see token mode too.
+        from ray._raylet import Config
+
+        Config.initialize("")
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None) -> Iterator[ClusterView]:
+    """A Ray to work on, as long as the block lasts: our own (no address), or the one at `address`.
+
+    Raises:
+        JobError: the address is not one that a driver can join.
+        CapacityError: nothing answers at the address.
+    """
+    if address is None:
+        with _local() as view:
+            yield view
+    else:
+        with _joined(address) as view:
+            yield view
+
+
+@contextlib.contextmanager
+def _local() -> Iterator[ClusterView]:
+    prepare_environment()
+    import ray
+
+    _sweep_dead()
+    # Unix sockets live below this folder and their names are limited to 107 bytes: /tmp, not $TMPDIR.
+    folder = Path(tempfile.mkdtemp(prefix=f"{_TMP_PREFIX}{os.getpid()}-", dir="/tmp"))
+    view = local_view()
+    try:
+        ray.init(
+            address="local",
+            num_cpus=int(view.nodes[0].cpus),
+            include_dashboard=False,
+            log_to_driver=False,  # a worker's stdout would mix with the command's own
+            logging_level=logging.ERROR,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            namespace="slipway",
+            _temp_dir=str(folder),
+            _node_ip_address="127.0.0.1",
+        )
+        yield view
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[ClusterView]:
+    if address.startswith(("http://", "https://")):
+        raise JobError(
+            f"{address} is a dashboard; a driver joins the cluster itself",
+            fix="use `slipway submit JOB --address URL`, or give run the head's address, such as 10.0.0.1:6379",
+        )
+    prepare_environment()
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="slipway")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise CapacityError(
+            f"no Ray cluster can be joined at {address}: {str(error).splitlines()[0]}",
+            fix="check the address and port, and that this machine has the cluster's token in ~/.ray/auth_token",
+        ) from None
+    try:
+        yield ray_view()
+    finally:
+        ray.shutdown()
+
+
+def ray_view() -> ClusterView:
+    """The nodes of the Ray that this process has joined, with what each has in all."""
+    import ray
+
+    nodes = [
+        Node(cpus=n["Resources"].get("CPU", 0.0), gpus=n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]
+    ]
+    return ClusterView(nodes=nodes, source="ray")
+
+
+def _sweep_dead() -> None:
+    """Remove the temporary folders of drivers that were killed."""
+    for left in Path("/tmp").glob(f"{_TMP_PREFIX}*"):
+        pid = left.name.removeprefix(_TMP_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)

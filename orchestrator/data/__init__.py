@@ -1,0 +1,1 @@
+"""Text to Arrow shards, and shards to batches."""

@@ -1,0 +1,116 @@
+"""One class per exit code; each error says what was asked, what was found, and what to do.
+
+A user's mistake is always one of these and is printed without a traceback (`--debug` shows it).
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from typing import Any
+
+
+class SlipwayError(Exception):
+    """Base of all errors that are meant for the user.
+
+    `message` says what was asked and what was found; `fix` says what to do about it.
+    """
+
+    exit_code = 1
+    kind = "error"
+
+    def __init__(self, message: str, *, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process borders (Ray workers): the default would lose the keyword argument.
+        return (_rebuild, (type(self), self.message, self.fix))
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  fix: {self.fix}" if self.fix else self.message
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `--json` prints when a command fails."""
+        return {
+            "error": {"kind": self.kind, "message": self.message, "fix": self.fix, "exit_code": self.exit_code}
+        }
+
+
+def _rebuild(cls: type[SlipwayError], message: str, fix: str | None) -> SlipwayError:
+    return cls(message, fix=fix)
+
+
+class JobError(SlipwayError):
+    """Wrong usage, or a job file that is wrong."""
+
+    exit_code = 2
+    kind = "job"
+
+
+class DataError(SlipwayError):
+    """Sources that are absent or unreadable, datasets that do not verify."""
+
+    exit_code = 3
+    kind = "data"
+
+
+class CapacityError(SlipwayError):
+    """The cluster is smaller than what the job asks for."""
+
+    exit_code = 4
+    kind = "capacity"
+
+
+class TrainError(SlipwayError):
+    """Training failed."""
+
+    exit_code = 5
+    kind = "train"
+
+
+class StoreError(SlipwayError):
+    """Storage failed, is held by another process, or holds a run, checkpoint or export that does not verify."""
+
+    exit_code = 6
+    kind = "store"
+
+
+class ServeError(SlipwayError):
+    """The service could not start, prove its model, or answer."""
+
+    exit_code = 7
+    kind = "serve"
+
+
+class Stopped(SlipwayError):
+    """A signal ended the command after everything worth keeping was saved."""
+
+    kind = "stopped"
+
+    def __init__(self, message: str, *, fix: str | None = None, signum: int = signal.SIGINT) -> None:
+        super().__init__(message, fix=fix)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signum
+
+
+def storage_error(error: OSError, *, doing: str) -> StoreError:
+    """Turn an operating system error into one that says what to do."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            f"the disk is full while {doing}{where}",
+            fix="free some space or point --store at a larger disk, then run the same command again",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(
+            f"no permission while {doing}{where}", fix="check the owner and mode of the store's folder"
+        )
+    return StoreError(
+        f"storage failed while {doing}: {error.strerror or error}{where}", fix="check the store's folder"
+    )

@@ -1,0 +1,1 @@
+"""A checkpoint becomes a Hugging Face folder that carries its own proof."""

@@ -1,0 +1,300 @@
+"""JobSpec: every field of a job file. Closed, frozen, free of torch and Ray.
+
+`job_file.py` reads the YAML; this module says what may stand in it. `slipway schema` prints it for editors.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.config import ModelConfig, default_hidden
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+MIN_BYTE_LEVEL_VOCAB = 257
+"""256 bytes and the end-of-text token."""
+
+
+class Section(BaseModel):
+    """A part of the job: an unknown key is an error, a value is never changed after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Source(Section):
+    """Where documents come from: a file, a folder, or a glob."""
+
+    path: str = Field(min_length=1)
+    """A file, folder or glob; `${python:stdlib}` and `${env:NAME}` are resolved where it is used. Relative
+    paths start at the current directory."""
+    format: Literal["text", "jsonl"] = "text"
+    """`text`: one document a file. `jsonl`: one document a line."""
+    text: str = "text"
+    """jsonl: the field that holds the text."""
+    include: str | list[str] | None = None
+    """Globs, relative to `path`, of the files to take from a folder; without one, all that the format is named for."""
+    exclude: list[str] = []
+    """Globs, relative to `path`, of files and folders to leave out; excluded folders are not walked."""
+
+
+class Tokenizer(Section):
+    """Either trained in the job (`train`), or given (`path`)."""
+
+    train: Literal["bpe"] | None = None
+    """`bpe`: byte-level byte-pair encoding, trained on a sample of the job's own training split."""
+    vocab_size: int = Field(default=4096, ge=MIN_BYTE_LEVEL_VOCAB, le=1_000_000)
+    """Tokens to train, the end-of-text token included. A small text may yield fewer."""
+    sample_bytes: Positive = 32_000_000
+    """Text that the tokenizer is trained on, at most."""
+    path: str | None = None
+    """A `tokenizer.json` to use as it is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_two(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        if data.get("path") is not None:
+            clash = sorted(key for key in ("train", "vocab_size", "sample_bytes") if data.get(key) is not None)
+            if clash:
+                raise ValueError(f"path names a finished tokenizer, so {', '.join(clash)} cannot be given beside it")
+            return data
+        return {"train": "bpe", **data}
+
+
+class Split(Section):
+    """Shares of the documents kept out of training, chosen by a hash of their content."""
+
+    validation: Fraction = 0.01
+    test: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _leave_some_to_train(self) -> Split:
+        if self.validation + self.test >= 1.0:
+            raise ValueError(f"validation {self.validation} + test {self.test} leave nothing to train on")
+        return self
+
+
+class Data(Section):
+    """Text to shards."""
+
+    sources: list[Source] = Field(min_length=1)
+    tokenizer: Tokenizer = Tokenizer(train="bpe")
+    split: Split = Split()
+    on_bad_file: Literal["skip", "fail"] = "skip"
+    """What to do with a file that is empty or not UTF-8, or a line that is not JSON: count and name it, or stop."""
+
+
+class Model(Section):
+    """The network; sizes that follow from others are derived unless given."""
+
+    kind: Literal["gpt"] = "gpt"
+    layers: Positive = 4
+    width: Positive = 256
+    heads: Positive = 4
+    kv_heads: Positive | None = None
+    """Key/value heads (grouped-query attention); null: as many as heads."""
+    hidden: Positive | None = None
+    """Width of the SwiGLU layer; null: 8/3 of the width, rounded up to 64."""
+    context: Annotated[int, Field(ge=2)] = 256
+    """Tokens in a sample, and the most that the served model attends to."""
+    vocab_size: Positive | None = None
+    """Rows of the token table; null: the tokenizer's size."""
+    dropout: Fraction = 0.0
+    rope_theta: float = Field(default=10000.0, gt=0.0)
+    norm_eps: float = Field(default=1e-5, gt=0.0)
+    tie_embeddings: bool = True
+
+    @model_validator(mode="after")
+    def _makes_a_model(self) -> Model:
+        self.config(vocab_size=self.vocab_size or MIN_BYTE_LEVEL_VOCAB)
+        return self
+
+    def config(self, vocab_size: int) -> ModelConfig:
+        """The network's configuration for a tokenizer of `vocab_size`.
+
+        Raises:
+            ValueError: heads do not divide the width, or the like.
+        """
+        return ModelConfig(
+            vocab_size=self.vocab_size or vocab_size,
+            layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            kv_heads=self.kv_heads or self.heads,
+            hidden=self.hidden or default_hidden(self.width),
+            context=self.context,
+            rope_theta=self.rope_theta,
+            norm_eps=self.norm_eps,
+            dropout=self.dropout,
+            tie_embeddings=self.tie_embeddings,
+        )
+
+
+class Optimizer(Section):
+    """AdamW (Loshchilov and Hutter 2019); norms are spared the weight decay."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0.0)
+    weight_decay: float = Field(default=0.1, ge=0.0)
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    eps: float = Field(default=1e-8, gt=0.0)
+
+
+class Schedule(Section):
+    """Learning rate over steps: linear warm-up, then constant or a half cosine down to `final_fraction`."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: NotNegative = 0
+    final_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of the learning rate at the last step (cosine)."""
+
+
+class Zero(Section):
+    """DeepSpeed ZeRO (Rajbhandari et al. 2020)."""
+
+    stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """0 nothing is sharded, 1 optimizer state, 2 and gradients, 3 and parameters."""
+
+
+class Workers(Section):
+    """Training processes: as many as fit at the start, from `min` up to `max`."""
+
+    min: Positive = 1
+    max: Positive = 1
+    cpus: Positive = 1
+    """CPU cores of one worker; its threads are pinned to that number."""
+    gpus: NotNegative = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _max_follows_min(cls, data: object) -> object:
+        if isinstance(data, dict) and isinstance(data.get("min"), int) and data.get("max") is None:
+            return {**data, "max": data["min"]}
+        return data
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class Checkpoint(Section):
+    """When to save, and how many to keep. The last step is always saved."""
+
+    every_steps: Positive = 100
+    keep_last: Positive = 2
+
+
+class Evaluate(Section):
+    """Loss on the validation split, during training and at its end."""
+
+    every_steps: Positive | None = None
+    """null: only at the end."""
+    max_tokens: Positive | None = None
+    """Tokens of the split to evaluate; null: all of it."""
+
+
+class Train(Section):
+    """Optimisation."""
+
+    objective: Literal["causal-lm"] = "causal-lm"
+    steps: Positive
+    batch_tokens: Positive
+    """Target tokens of one step over all workers: a multiple of the context, the same on any number of workers."""
+    micro_batch: Positive | None = None
+    """Samples in one forward pass of one worker; null: chosen by the plan."""
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    gradient_clip: float | None = Field(default=1.0, gt=0.0)
+    """Largest norm of the gradient; null: not clipped."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    zero: Zero = Zero()
+    seed: NotNegative = 0
+    workers: Workers = Workers()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluate: Evaluate = Evaluate()
+    log_every_steps: Positive = 10
+    """Steps between two lines of a log; metrics.jsonl has every step."""
+
+
+class Replicas(Section):
+    """Copies of the model; Ray Serve scales between `min` and `max` on the requests under way."""
+
+    min: Positive = 1
+    max: Positive = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replicas:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class Serve(Section):
+    """The service."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    replicas: Replicas = Replicas()
+    cpus: Positive = 1
+    """CPU cores of one replica."""
+    gpus: NotNegative = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """The type the weights are served in."""
+    max_tokens: Positive = 128
+    """Largest completion that a request may ask for."""
+    max_ongoing_requests: Positive = 16
+    """Requests a replica works on at once; more wait, then get a 503."""
+    probe_prompts: list[Annotated[str, Field(min_length=1)]] = ["The "]
+    """Prompts that `run` asks the fresh service, to show that it answers."""
+
+
+class WandB(Section):
+    """Weights & Biases."""
+
+    project: str = "slipway"
+    entity: str | None = None
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto: online with a key, else offline. The environment's WANDB_MODE wins."""
+    tags: list[str] = []
+
+
+class Track(Section):
+    """Where metrics go besides metrics.jsonl."""
+
+    wandb: WandB = WandB()
+
+
+class JobSpec(Section):
+    """One job file: what to read, what to train, how to serve it."""
+
+    name: str
+    """Letters, digits, dots, dashes; names the dataset, the run and the served model."""
+    data: Data
+    model: Model = Model()
+    train: Train
+    serve: Serve = Serve()
+    track: Track = Track()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> JobSpec:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", self.name):
+            raise ValueError(f"name {self.name!r} must be 1 to 63 letters, digits, dots, dashes or underscores")
+        batch, context = self.train.batch_tokens, self.model.context
+        if batch % context:
+            nearest = max(context, round(batch / context) * context)
+            raise ValueError(
+                f"train.batch_tokens {batch} is not a multiple of model.context {context}; the nearest is {nearest}"
+            )
+        if self.train.schedule.warmup_steps > self.train.steps:
+            raise ValueError(
+                f"train.schedule.warmup_steps {self.train.schedule.warmup_steps} is above train.steps {self.train.steps}"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""An export becomes an OpenAI-compatible service on Ray Serve."""

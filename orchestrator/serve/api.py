@@ -1,0 +1,191 @@
+"""OpenAI's completions API as data: what a request may say, and what an answer looks like. No torch, no Ray."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from orchestrator.serve.errors import ApiError
+
+DEFAULT_MAX_TOKENS = 16
+MAX_CHOICES = 128
+"""Largest number of prompts times `n` in one request."""
+_MAX_STOPS = 4
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "logprobs": (),
+    "suffix": ("",),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+}
+"""Fields of OpenAI's that do nothing here, and the values besides null that ask for nothing."""
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_unset(cls, data: Any) -> Any:
+        return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
+
+
+class StreamOptions(_Closed):
+    """What a stream holds besides text."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+    """Accepted, and nothing is done: the padding guards against eavesdroppers on the network; this is loopback."""
+
+
+class CompletionRequest(_Closed):
+    """The body of POST /v1/completions."""
+
+    model: str
+    prompt: list[str | list[int]] = [""]
+    """Prompts, each text or token ids; a single one is a list of one here."""
+    max_tokens: int | None = Field(default=None, ge=0)
+    """null: 16, or what is left of the context if that is less."""
+    temperature: float = Field(default=1.0, ge=0.0, le=2.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    best_of: int | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    echo: bool = False
+    user: str = ""
+    """Ignored."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: Any) -> Any:
+        for name, harmless in _UNSUPPORTED.items():
+            if isinstance(data, dict) and name in data:
+                if data[name] is not None and data[name] not in harmless:
+                    raise pydantic_core.PydanticCustomError("unsupported", "is not supported", {"param": name})
+                data = {key: value for key, value in data.items() if key != name}
+        return data
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _list_of_prompts(cls, given: Any) -> list[str | list[int]]:
+        if isinstance(given, str) or _is_ids(given):
+            return [given]
+        if isinstance(given, list) and given and all(isinstance(p, str) or _is_ids(p) for p in given):
+            return given
+        raise ValueError("must be a text, a list of texts, a list of token ids, or a list of these; none of them empty")
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _tuple_of_stops(cls, given: Any) -> tuple[str, ...]:
+        stops = [given] if isinstance(given, str) else given
+        if not isinstance(stops, list) or not all(isinstance(s, str) and s for s in stops):
+            raise ValueError("must be a text or a list of texts, none of them empty")
+        if len(stops) > _MAX_STOPS:
+            raise ValueError(f"has {len(stops)} texts; at most {_MAX_STOPS} are allowed")
+        return tuple(stops)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CompletionRequest:
+        if self.best_of is not None and self.best_of != self.n:
+            raise pydantic_core.PydanticCustomError("unsupported", "must equal n", {"param": "best_of"})
+        if len(self.prompt) * self.n > MAX_CHOICES:
+            raise pydantic_core.PydanticCustomError(
+                "choices", "asks for more than {limit} choices over all prompts", {"param": "n", "limit": MAX_CHOICES}
+            )
+        if self.stream_options is not None and not self.stream:
+            raise pydantic_core.PydanticCustomError(
+                "unsupported", "is only allowed when stream is true", {"param": "stream_options"}
+            )
+        return self
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(i) is int and i >= 0 for i in value)
+
+
+def parse_completion_request(body: bytes) -> CompletionRequest:
+    """Check a request's body.
+
+    Raises:
+        ApiError: 400, naming the first field that is wrong.
+    """
+    try:
+        data = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise ApiError(f"We could not parse the JSON body of your request: {error}") from None
+    if not isinstance(data, dict):
+        raise ApiError("The body of your request must be a JSON object")
+    try:
+        return CompletionRequest.model_validate(data)
+    except ValidationError as error:
+        raise _api_error(error) from None
+
+
+def _api_error(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False)[0]
+    context = first.get("ctx", {})
+    param = str(context.get("param") or (first["loc"][0] if first["loc"] else ""))
+    if first["type"] == "missing":
+        return ApiError(f"you must provide a {param} parameter", param=param)
+    if first["type"] == "extra_forbidden":
+        name = ".".join(str(part) for part in first["loc"])
+        return ApiError(f"Unrecognized request argument supplied: {name}", param=name)
+    found = "" if "param" in context else f", got {_shortened(first['input'])}"
+    return ApiError(f"{param}: {first['msg'].removeprefix('Value error, ')}{found}", param=param)
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class Usage(BaseModel):
+    """Tokens read and written; the end-of-text token and tokens cut off by a stop text count as written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, *, prompt_tokens: int, completion_tokens: int) -> Usage:
+        """With their sum."""
+        return cls(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+        )
+
+
+class Choice(BaseModel):
+    """One completion, or a piece of one in a stream."""
+
+    index: int
+    text: str
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class Completion(BaseModel):
+    """The answer, or one event of a stream."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+class ModelCard(BaseModel):
+    """One entry of /v1/models."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "slipway"

@@ -1,0 +1,192 @@
+"""Deploy an export on the Ray that this process has joined, and wait until it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.schema import ApplicationStatus, LoggingConfig
+
+from orchestrator.errors import CapacityError, ServeError
+from orchestrator.job import Serve
+from orchestrator.serve.processes import HOST, check_port, port_is_free
+
+APP_NAME = "slipway"
+_READY_LIMIT_S = 600.0
+"""A large model takes minutes to read; a replica that fails is noticed at once."""
+_ANSWER_LIMIT_S = 30.0
+_STOP_LIMIT_S = 20.0
+_POLL_S = 0.05
+_FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A deployed model that answers."""
+
+    url: str
+    """Base of OpenAI's API: http://127.0.0.1:PORT/v1."""
+    model: str
+    port: int
+
+    def stop(self) -> None:
+        """End it, and Serve on this Ray with it; returns when nothing listens on the port any more."""
+        _shut_down_serve()
+        _wait_until(lambda: port_is_free(self.port), _STOP_LIMIT_S, f"port {self.port} is still in use")
+
+
+def prove(export: Path, settings: Serve) -> None:
+    """Prove an export in this process: Serve would try replica after replica, and hide the reason in its logs.
+
+    Raises:
+        StoreError, ServeError: as `load_proven`.
+    """
+    from orchestrator.export.prove import load_proven
+
+    load_proven(export, precision=settings.precision)
+
+
+def deploy(
+    export: Path, *, settings: Serve, model_name: str, port: int, proof: Future[None] | None = None
+) -> Service:
+    """Serve an export on this Ray; returns when it is ready and warm: it has answered a request through HTTP.
+
+    `proof` is a call of `prove` that is under way already; None has it made here, while Serve starts.
+
+    Raises:
+        StoreError: the export is not the one that was written.
+        ServeError: its probe fails, the port is taken, or no replica becomes ready. Nothing is left running.
+        CapacityError: the smallest number of replicas does not fit on this Ray.
+    """
+    check_port(port)
+    _check_capacity(settings)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    # Each of these starts processes or imports torch, for seconds on a core of its own: side by side.
+    with ThreadPoolExecutor(2) as pool, _shut_down_on_error():
+        proof = proof or pool.submit(prove, export, settings)
+        starting = pool.submit(_start_serve, port)
+        _wait_until(lambda: starting.done() or _controller() is not None, _ANSWER_LIMIT_S, "Serve does not start")
+        proof.result()
+        # Not at the top: it imports torch, which the proof does in its thread while Serve starts.
+        from orchestrator.serve.app import build_application
+
+        application = build_application(export, settings=settings, model_name=model_name)
+        target = serve.RunTarget(target=application, name=APP_NAME, route_prefix="/")
+        serve.run_many([target], wait_for_applications_running=False)
+        starting.result()
+        _wait_until(_is_running, _READY_LIMIT_S, "no replica is ready")
+        service = Service(f"http://{HOST}:{port}/v1", model_name, port)
+        _wait_until(lambda: _answers(service), _ANSWER_LIMIT_S, f"port {port} does not answer")
+    return service
+
+
+def ask(
+    service: Service, prompts: Sequence[str], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+) -> list[dict[str, str]]:
+    """Complete each prompt through the official `openai` client: [{"prompt", "completion"}].
+
+    Raises:
+        ServeError: the service did not answer, or refused.
+    """
+    import openai
+
+    completions = []
+    with openai.OpenAI(base_url=service.url, api_key="none") as client:
+        for prompt in prompts:
+            try:
+                answer = client.completions.create(
+                    model=service.model, prompt=prompt, max_tokens=max_tokens, temperature=temperature, seed=seed
+                )
+            except openai.OpenAIError as error:
+                raise ServeError(f"the service at {service.url} did not complete {prompt!r}: {error}") from error
+            completions.append({"prompt": prompt, "completion": answer.choices[0].text})
+    return completions
+
+
+def _check_capacity(settings: Serve) -> None:
+    """Serve would wait for ever for cores that there are not."""
+    have = ray.cluster_resources()
+    for name, each in (("CPU", settings.cpus), ("GPU", settings.gpus)):
+        wanted = settings.replicas.min * each
+        if wanted > have.get(name, 0.0):
+            raise CapacityError(
+                f"serve.replicas.min {settings.replicas.min} of {each} {name} each need {wanted}, "
+                f"this Ray has {have.get(name, 0.0):g}",
+                fix=f"lower serve.replicas.min or serve.{name.lower()}s",
+            )
+
+
+@contextlib.contextmanager
+def _shut_down_on_error() -> Any:
+    try:
+        yield
+    except BaseException:  # Ctrl-C too: a service that nobody has seen ready must not live on
+        _shut_down_serve()
+        raise
+
+
+def _is_running() -> bool:
+    """Whether the replicas that must be there are. Raises ServeError if they never will be."""
+    status = serve.status().applications.get(APP_NAME)
+    if status is None or status.status not in _FAILED:
+        return status is not None and status.status == ApplicationStatus.RUNNING
+    reasons = [d.message for d in status.deployments.values() if d.message] or [status.message]
+    raise ServeError(f"no replica became ready: {reasons[0].strip().splitlines()[-1]}", fix="run with --debug for more")
+
+
+def _answers(service: Service) -> bool:
+    """One token through the whole way. Right after the deployment, Serve's proxy does not know its routes yet."""
+    connection = http.client.HTTPConnection(HOST, service.port, timeout=_ANSWER_LIMIT_S)
+    body = json.dumps({"model": service.model, "prompt": "", "max_tokens": 1, "temperature": 0})
+    try:
+        connection.request("POST", "/v1/completions", body)
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _wait_until(done: Callable[[], bool], limit_s: float, complaint: str) -> None:
+    deadline = time.monotonic() + limit_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise ServeError(f"{complaint} after {limit_s:g} s")
+        time.sleep(_POLL_S)
+
+
+def _start_serve(port: int) -> None:
+    """Serve's controller, then its HTTP proxy: returns when that listens."""
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": HOST, "port": port},
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+    )
+
+
+def _controller() -> Any:
+    """Serve's controller on this Ray; None where Serve does not run."""
+    try:
+        return ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return None
+
+
+def _shut_down_serve() -> None:
+    """What `serve.shutdown()` does, without waiting inside a call that ends with its own actor: Ray would report
+    that call as failed, on stdout."""
+    controller = _controller()
+    if controller is not None:
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.get(controller.graceful_shutdown.remote(wait=False))
+        _wait_until(lambda: _controller() is None, _STOP_LIMIT_S, "Ray Serve still runs")

@@ -1,0 +1,42 @@
+"""What a client did wrong, in the form that OpenAI's clients turn into exceptions. No torch, no Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """A refused request: an HTTP status and OpenAI's error object."""
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.param = param
+        self.code = code
+
+    def body(self) -> dict[str, Any]:
+        """The JSON document of the answer."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def model_not_found(asked: str, served: str) -> ApiError:
+    """404: another model than the one served here."""
+    return ApiError(
+        f"The model `{asked}` does not exist; this service has `{served}`",
+        status=404,
+        param="model",
+        code="model_not_found",
+    )
+
+
+def context_exceeded(*, context: int, prompt_tokens: int, max_tokens: int) -> ApiError:
+    """400 in OpenAI's words: prompt and completion do not fit into the model's context."""
+    return ApiError(
+        f"This model's maximum context length is {context} tokens, however you requested "
+        f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in your prompt; {max_tokens} for the completion). "
+        "Please reduce your prompt; or completion length.",
+        param="prompt",
+        code="context_length_exceeded",
+    )

@@ -1,0 +1,64 @@
+"""The processes and ports of a service, as the kernel tells them. No torch, no Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+from orchestrator.errors import ServeError
+
+HOST = "127.0.0.1"
+MARK = "SLIPWAY_SERVICE"
+"""An environment variable that a supervisor gets and all its descendants inherit: finds them even when it is dead."""
+
+
+def marked(mark: str) -> list[int]:
+    """Living processes that carry this mark. Those of other users are not readable, and not ours."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
+
+
+def kill_marked(mark: str) -> None:
+    """SIGKILL to all of them."""
+    for pid in marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def remove_ray_folders(pid: int) -> None:
+    """Remove what a supervisor that was killed could not: the folders that `cluster.connect` names after it."""
+    for left in Path("/tmp").glob(f"slipway-ray-{pid}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server can listen there now."""
+    with socket.socket() as probe:
+        # As servers do: connections of the last one that linger in TIME_WAIT do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except PermissionError:
+            raise ServeError(f"port {port} needs privileges", fix="choose one from 1024 up: --port 8000") from None
+        except OSError:
+            return False
+    return True
+
+
+def check_port(port: int) -> None:
+    """Raises ServeError if something listens there already."""
+    if not port_is_free(port):
+        raise ServeError(
+            f"port {port} of {HOST} is in use",
+            fix="choose another with --port, or end what listens there; `slipway serve --status` lists Slipway's own",
+        )

@@ -1,0 +1,133 @@
+"""What runs detached on this machine: a record for each service, alive as long as its supervisor holds a lock.
+
+They lie in `${XDG_STATE_HOME:-~/.local/state}/slipway/services`, apart from any store: PORT.json, PORT.lock, PORT.log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.errors import ServeError
+from orchestrator.serve.processes import marked
+from orchestrator.store import write_json
+
+_LOCK_WAIT_S = 1.0
+"""Longer than anybody probes a lock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One detached service."""
+
+    port: int
+    pid: int
+    """Of the supervisor."""
+    mark: str
+    """Found in the environment of all its processes."""
+    url: str
+    model: str
+    export: str
+    started_at: float
+    """Seconds since 1970."""
+    state: Literal["starting", "ready"]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def folder() -> Path:
+    """Where the records lie; made for the owner alone if it is not there."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    path = Path(base) / "slipway" / "services"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def log_path(port: int) -> Path:
+    """What a service's supervisor has printed."""
+    return folder() / f"{port}.log"
+
+
+def write(record: Record) -> None:
+    """Store a record, replacing the port's last one. Only for the holder of the port's lock."""
+    write_json(folder() / f"{record.port}.json", record.as_json())
+
+
+def remove(port: int) -> None:
+    """Forget a service; its log stays until the next one on this port."""
+    (folder() / f"{port}.json").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hold(port: int) -> Iterator[None]:
+    """Be the supervisor of this port. The kernel releases the lock when this process ends, however it does.
+
+    Raises:
+        ServeError: another supervisor has it.
+    """
+    with (folder() / f"{port}.lock").open("a") as file:
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while not _try_lock(file.fileno(), fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise ServeError(
+                    f"another supervisor serves on port {port}", fix=f"`slipway serve --stop --port {port}` ends it"
+                )
+            time.sleep(0.05)
+        yield
+
+
+def is_held(port: int) -> bool:
+    """Whether a supervisor of this port lives."""
+    path = folder() / f"{port}.lock"
+    if not path.exists():
+        return False
+    with path.open("a") as file:
+        return not _try_lock(file.fileno(), fcntl.LOCK_SH)
+
+
+def living() -> list[Record]:
+    """The services that have a process left, by port; records of dead ones are removed."""
+    found = []
+    for path in sorted(folder().glob("*.json"), key=lambda p: (len(p.name), p.name)):
+        record = _read(path)
+        if record is None:
+            continue
+        if is_held(record.port) or marked(record.mark):
+            found.append(record)
+        else:
+            _remove_dead(record.port)
+    return found
+
+
+def _remove_dead(port: int) -> None:
+    """Under the lock: a new supervisor of this port may have begun, and the record may be its own."""
+    with (folder() / f"{port}.lock").open("a") as file:
+        if _try_lock(file.fileno(), fcntl.LOCK_EX):
+            remove(port)
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:  # its supervisor ended this very moment
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise ServeError(f"{path} is not a service's record: {error}", fix=f"delete {path}") from None
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

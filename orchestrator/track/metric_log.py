@@ -1,0 +1,77 @@
+"""metrics.jsonl: a line for every finished step, in order, each step once. The source of truth; W&B is a view of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.attempts import Attempt
+from orchestrator.track.metrics import STEP
+
+FILE = "metrics.jsonl"
+
+
+class MetricLog:
+    """Appends to a run's metrics; opened at the step a run resumes from."""
+
+    def __init__(self, run: Path, *, attempt: Attempt, resumed_step: int) -> None:
+        self._attempt = attempt
+        attempt.check()
+        path = run / FILE
+        path.touch()
+        # Lines above the checkpoint belong to steps that will be done again; a torn last line is one of them.
+        os.truncate(path, _length_up_to(path, resumed_step))
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a step's line, visible to readers at once.
+
+        Raises:
+            FencedError: a newer attempt has begun.
+        """
+        self._attempt.check()
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Flush to disk: called before a checkpoint that counts on these lines is published."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """End; whatever was appended stays."""
+        self._file.close()
+
+
+def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a run's metrics; one that is being written is left out."""
+    path = run / FILE
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for raw in file:
+            if line := parse_line(raw):
+                yield line
+
+
+def parse_line(raw: bytes) -> dict[str, Any] | None:
+    """A whole line that names its step; None for one that is torn or being written."""
+    try:
+        line = json.loads(raw) if raw.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get(STEP), int) else None
+
+
+def _length_up_to(path: Path, step: int) -> int:
+    """Bytes of the leading lines whose step is at most `step`."""
+    length = 0
+    with path.open("rb") as file:
+        for raw in file:
+            line = parse_line(raw)
+            if line is None or line[STEP] > step:
+                break
+            length += len(raw)
+    return length

@@ -1,0 +1,46 @@
+"""Names of metrics, with unit and meaning: the one table. Pure.
+
+The x axis is `train/step`: finished steps, 1 to N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
+
+STEP = "train/step"
+LOSS = "train/loss"
+LEARNING_RATE = "train/lr"
+GRADIENT_NORM = "train/grad_norm"
+TOKENS = "train/tokens"
+SAMPLES = "train/samples"
+TOKENS_PER_S = "train/tokens_per_s"
+STEP_TIME = "time/step_s"
+DATA_WAIT = "time/data_wait_s"
+CHECKPOINT_STALL = "time/checkpoint_stall_s"
+EVAL_LOSS = "eval/loss"
+EVAL_PERPLEXITY = "eval/perplexity"
+
+MEANINGS: Mapping[str, tuple[str, str]] = {
+    STEP: ("steps", "finished optimizer steps, 1 to N"),
+    LOSS: ("nats/token", "mean cross entropy of the step's target tokens over all workers"),
+    LEARNING_RATE: ("", "learning rate of the step"),
+    GRADIENT_NORM: ("", "norm of the whole gradient before clipping"),
+    TOKENS: ("tokens", "target tokens seen since step 1"),
+    SAMPLES: ("samples", "samples seen since step 1"),
+    TOKENS_PER_S: ("tokens/s", "target tokens of the step, over all workers, by the step's time"),
+    STEP_TIME: ("s", "from the first sample of the step to the updated weights"),
+    DATA_WAIT: ("s", "part of the step that waited for samples"),
+    CHECKPOINT_STALL: ("s", "time that the checkpoint after the step before held up this one; absent if there was none"),
+    EVAL_LOSS: ("nats/token", "mean cross entropy of the validation split after the step"),
+    EVAL_PERPLEXITY: ("", "exp(eval/loss)"),
+}
+
+_WARM_UP_LINES = 2
+
+
+def typical_tokens_per_s(lines: Iterable[Mapping[str, Any]]) -> float | None:
+    """Median throughput of a run, without the first steps, which pay for warm-up."""
+    rates = [float(line[TOKENS_PER_S]) for line in lines if line.get(TOKENS_PER_S)]
+    return round(median(rates[_WARM_UP_LINES:] or rates), 1) if rates else None

@@ -1,0 +1,1 @@
+"""DeepSpeed workers under Ray Train: launch (driver side), worker, loop, engine."""

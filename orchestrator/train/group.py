@@ -1,0 +1,59 @@
+"""The ranks that train together, through torch.distributed; works with one rank too."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+class TorchGroup:
+    """Small exchanges between ranks on the CPU; gradients are the engine's business."""
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self.num_ranks = dist.get_world_size()
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on every rank."""
+        if self.num_ranks == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in the order of ranks, on every rank."""
+        if self.num_ranks == 1:
+            return [value]
+        values: list[Any] = [None] * self.num_ranks
+        dist.all_gather_object(values, value)
+        return values
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Sums over all ranks, in float64."""
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        if self.num_ranks > 1:
+            dist.all_reduce(sums)
+        return [float(s) for s in sums]
+
+
+def join_group() -> TorchGroup:
+    """Join the group that Ray Train or torchrun has prepared; alone, a group of one is made."""
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend)
+        else:
+            # Port 0: the store listens on a free port of its own, so any number of such runs get along.
+            store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    return TorchGroup()
+
+
+def leave_group() -> None:
+    """End the group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,117 @@
+"""What goes into a checkpoint besides the ZeRO state: weights, probe, random state, progress, the job."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.config import ModelConfig
+from orchestrator.checkpoint import layout
+from orchestrator.checkpoint.layout import Progress
+from orchestrator.checkpoint.reader import Checkpoint
+from orchestrator.checkpoint.writer import CheckpointWriter
+from orchestrator.errors import CapacityError
+from orchestrator.job import JobSpec
+from orchestrator.job_file import job_to_yaml
+from orchestrator.store import write_json
+from orchestrator.train.engine import TrainEngine
+from orchestrator.train.group import TorchGroup
+
+_PACKAGES = ("slipway", "torch", "deepspeed", "ray", "tokenizers", "safetensors")
+
+
+class Saver:
+    """Writes and restores checkpoints of one rank's loop."""
+
+    def __init__(
+        self,
+        writer: CheckpointWriter,
+        *,
+        engine: TrainEngine,
+        group: TorchGroup,
+        job: JobSpec,
+        config: ModelConfig,
+        probe_ids_BT: Tensor,
+    ) -> None:
+        self._writer = writer
+        self._engine = engine
+        self._group = group
+        self._job = job
+        self._config = config
+        self._probe_ids_BT = probe_ids_BT
+
+    def save(self, progress: Progress, *, attempt: int, facts: dict[str, Any]) -> Path:
+        """Make a checkpoint. Collective."""
+        manifest = layout.manifest(
+            step=progress.step,
+            world_size=self._group.num_ranks,
+            zero_stage=self._job.train.zero.stage,
+            precision=self._job.train.precision,
+            attempt=attempt,
+            versions=versions(),
+            **facts,
+        )
+        # Collectives first, outside of what may fail on one rank only.
+        weights = self._engine.weights()
+        logits_BTV = self._engine.logits(self._probe_ids_BT)
+
+        def fill(folder: Path) -> None:
+            if self._group.rank == 0:
+                self._rank_0_files(folder, progress, weights or {}, logits_BTV)
+            save_file({"torch_cpu": torch.get_rng_state()}, folder / layout.rng_file(self._group.rank))
+
+        return self._writer.write(
+            progress.step, fill=_both(self._state_writer, fill), manifest=manifest
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> Progress:
+        """Go on where a checkpoint stands. Collective.
+
+        Raises:
+            CapacityError: it was written by another number of workers.
+        """
+        world_size = checkpoint.manifest["world_size"]
+        if world_size != self._group.num_ranks:
+            raise CapacityError(
+                f"the checkpoint {checkpoint.path.name} was written by {world_size} worker(s), "
+                f"this attempt has {self._group.num_ranks}",
+                fix=f"set train.workers.max={world_size} and run where so many fit",
+            )
+        self._engine.load(checkpoint.path / layout.STATE_FOLDER)
+        torch.set_rng_state(load_file(checkpoint.path / layout.rng_file(self._group.rank))["torch_cpu"])
+        return checkpoint.progress
+
+    def _state_writer(self, folder: Path) -> None:
+        self._engine.save(folder / layout.STATE_FOLDER)
+
+    def _rank_0_files(self, folder: Path, progress: Progress, weights: dict[str, Tensor], logits_BTV: Tensor) -> None:
+        save_file(weights, folder / layout.WEIGHTS)
+        save_file({"input_ids": self._probe_ids_BT, "trainer_logits": logits_BTV.contiguous()}, folder / layout.PROBE)
+        write_json(folder / layout.MODEL_CONFIG, self._config.to_dict())
+        write_json(folder / layout.PROGRESS, json.loads(progress.model_dump_json()))
+        (folder / "job.yaml").write_text(job_to_yaml(self._job), encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """What this was made with."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def _both(first: Callable[[Path], None], second: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Run both, whatever the first raises: it may hold collectives that the other ranks are in too."""
+
+    def fill(folder: Path) -> None:
+        try:
+            first(folder)
+        finally:
+            second(folder)
+
+    return fill

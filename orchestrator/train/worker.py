@@ -1,0 +1,236 @@
+"""One training process: under Ray Train, under torchrun, or alone.
+
+    python -m orchestrator.train.worker --run RUN_FOLDER
+    torchrun --nproc-per-node 2 -m orchestrator.train.worker --run RUN_FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator import identity
+from orchestrator.attempts import Attempt, writing_run
+from orchestrator.checkpoint.layout import Progress, is_due
+from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint, read_checkpoint
+from orchestrator.checkpoint.writer import CheckpointWriter
+from orchestrator.data.dataset import Dataset, open_dataset
+from orchestrator.data.loader import Samples, TokenStream, TrainLoader
+from orchestrator.data.splits import TRAIN, VALIDATION
+from orchestrator.errors import SlipwayError
+from orchestrator.job import JobSpec
+from orchestrator.job_file import environment
+from orchestrator.plan import cut_step
+from orchestrator.track import events, metrics
+from orchestrator.track.follow import describe
+from orchestrator.track.metric_log import MetricLog, read_metrics
+from orchestrator.track.progress import say
+from orchestrator.track.tracker import NoTracker, Tracker, redact
+from orchestrator.track.wandb import RunIdentity, open_tracker
+from orchestrator.train.engine import DeepSpeedEngine
+from orchestrator.train.group import TorchGroup, join_group, leave_group
+from orchestrator.train.loop import Batching, Loop
+from orchestrator.train.runfolder import read_run, stop_requested
+from orchestrator.train.saver import Saver
+
+_PROBE_SAMPLES = 2
+_PROBE_TOKENS = 64
+
+
+def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup) -> Progress:
+    """Train a run from its newest checkpoint to its end. Collective: every rank calls it.
+
+    Raises:
+        SlipwayError: what went wrong and what to do; nothing is half-written.
+    """
+    with attempt.working():
+        job, dataset_path = read_run(run)
+        dataset = open_dataset(dataset_path, verify=False)
+        torch.set_num_threads(job.train.workers.cpus)
+        torch.manual_seed(job.train.seed * 1_000_003 + group.rank)
+        parts = _assemble(run, job, dataset, group)
+        checkpoint = _agree_on_checkpoint(run, group)
+        progress = parts.saver(run, attempt).restore(checkpoint) if checkpoint else Progress()
+        with _hooks(run, job, dataset, attempt=attempt, parts=parts, resumed=checkpoint) as hooks:
+            loop = Loop(parts.engine, group, job.train, parts.batching, parts.loader, parts.validation, hooks)
+            return loop.run(progress)
+
+
+@dataclass
+class _Parts:
+    """What a rank needs to train."""
+
+    job: JobSpec
+    group: TorchGroup
+    engine: DeepSpeedEngine
+    loader: TrainLoader
+    validation: Samples | None
+    batching: Batching
+    config: Any
+    probe_ids_BT: torch.Tensor
+
+    def saver(self, run: Path, attempt: Attempt) -> Saver:
+        writer = CheckpointWriter(
+            run, group=self.group, attempt=attempt, keep_last=self.job.train.checkpoint.keep_last
+        )
+        return Saver(
+            writer,
+            engine=self.engine,
+            group=self.group,
+            job=self.job,
+            config=self.config,
+            probe_ids_BT=self.probe_ids_BT,
+        )
+
+
+def _assemble(run: Path, job: JobSpec, dataset: Dataset, group: TorchGroup) -> _Parts:
+    context = job.model.context
+    samples_per_step = job.train.batch_tokens // context
+    micro_batch, accumulation = cut_step(job, group.num_ranks)
+    stream = TokenStream(dataset.shard_paths(TRAIN))
+    loader = TrainLoader(stream, context=context, samples_per_step=samples_per_step, seed=job.train.seed)
+    validation = Samples(TokenStream(dataset.shard_paths(VALIDATION)), context) if dataset.tokens(VALIDATION) else None
+    config = job.model.config(dataset.vocab_size)
+    engine = DeepSpeedEngine(config, job.train, group=group, micro_batch=micro_batch, accumulation=accumulation)
+    probe = loader.read(1, 0, min(_PROBE_SAMPLES, samples_per_step))[:, : min(_PROBE_TOKENS, context)]
+    batching = Batching(samples_per_step, micro_batch, accumulation)
+    return _Parts(job, group, engine, loader, validation, batching, config, torch.from_numpy(probe.copy()))
+
+
+def _agree_on_checkpoint(run: Path, group: TorchGroup) -> Checkpoint | None:
+    """Rank 0 verifies and chooses; the others take its word."""
+    found = newest_checkpoint(run, say=say) if group.rank == 0 else None
+    path = group.broadcast(str(found.path) if found else None)
+    if path is None or group.rank == 0:
+        return found
+    return read_checkpoint(Path(path), deep=False)
+
+
+@dataclass
+class _RankHooks:
+    """What leaves the loop: nothing but checkpoints on any rank but 0."""
+
+    run: Path
+    job: JobSpec
+    attempt: Attempt
+    saver: Saver
+    log: MetricLog | None
+    tracker: Tracker
+
+    def on_step(self, line: dict[str, Any]) -> None:
+        """See `Hooks`."""
+        if self.log is None:
+            return
+        self.log.append(line)
+        self.tracker.log(line)
+        step = line[metrics.STEP]
+        if is_due(step, last=self.job.train.steps, every=self.job.train.log_every_steps):
+            say(describe(line, self.job.train.steps))
+
+    def save(self, progress: Progress) -> None:
+        """See `Hooks`."""
+        if self.log is not None:
+            self.log.sync()
+        path = self.saver.save(progress, attempt=self.attempt.number, facts={"run": self.run.name})
+        if self.log is not None:
+            events.record(self.run, "checkpoint", step=progress.step, path=path.name, attempt=self.attempt.number)
+
+    def stop_requested(self) -> bool:
+        """See `Hooks`."""
+        return stop_requested(self.run) or _signalled
+
+
+@contextlib.contextmanager
+def _hooks(
+    run: Path, job: JobSpec, dataset: Dataset, *, attempt: Attempt, parts: _Parts, resumed: Checkpoint | None
+) -> Iterator[_RankHooks]:
+    saver = parts.saver(run, attempt)
+    if parts.group.rank != 0:
+        yield _RankHooks(run, job, attempt, saver, None, NoTracker())
+        return
+    step = resumed.step if resumed else 0
+    log = MetricLog(run, attempt=attempt, resumed_step=step)
+    events.record(run, "resumed" if resumed else "started", step=step, attempt=attempt.number, workers=parts.group.num_ranks)
+    tracker = _tracker(run, job, dataset)
+    try:
+        yield _RankHooks(run, job, attempt, saver, log, tracker)
+        tracker.summarize(_summary(run))
+    finally:
+        log.close()
+        tracker.close()
+
+
+def _tracker(run: Path, job: JobSpec, dataset: Dataset) -> Tracker:
+    who = RunIdentity(identity.wandb_run_id(run.name), run.name, run)
+    tracker = open_tracker(job.track.wandb, who, config=redact(job.model_dump(mode="json")), environ=environment())
+    facts = {key: dataset.manifest[key] for key in ("hash", "vocab_size", "sources")}
+    tracker.used_dataset(dataset.path, {**facts, **{f"{s}_tokens": dataset.tokens(s) for s in dataset.manifest["splits"]}})
+    return tracker
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    lines = list(read_metrics(run))
+    evaluated = [line[metrics.EVAL_LOSS] for line in lines if metrics.EVAL_LOSS in line]
+    rate = metrics.typical_tokens_per_s(lines)
+    return {"tokens_per_s": rate, "best_eval_loss": min(evaluated, default=None), "steps": len(lines)}
+
+
+_signalled = False
+
+
+def _on_signal(signum: int, _frame: object) -> None:
+    """Save and end after the step; a second signal ends at once."""
+    global _signalled  # noqa: PLW0603 - a signal handler has nowhere else to leave its word
+    if _signalled:
+        sys.exit(128 + signum)
+    _signalled = True
+
+
+@contextlib.contextmanager
+def _attempt_for(run: Path) -> Iterator[tuple[Attempt, TorchGroup]]:
+    """The group, and an attempt that rank 0 opens for all."""
+    group = join_group()
+    with contextlib.ExitStack() as stack:
+        try:
+            mine = stack.enter_context(writing_run(run)) if group.rank == 0 else None
+            problem = None
+        except SlipwayError as error:
+            mine, problem = None, error
+        number, problem = group.broadcast((mine.number if mine else 0, problem))
+        if problem is not None:
+            raise problem
+        yield Attempt(run, number), group
+
+
+def main() -> None:
+    """The command line: without Ray, for measuring and debugging."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.train.worker", description=__doc__.split("\n")[0])
+    parser.add_argument("--run", type=Path, required=True, help="folder of a run, as `slipway prepare JOB` makes it")
+    run = parser.parse_args().run.resolve()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _on_signal)
+    try:
+        read_run(run)
+        with _attempt_for(run) as (attempt, group):
+            progress = run_worker(run, attempt=attempt, group=group)
+            if group.rank == 0:
+                say(f"{'stopped' if _signalled else 'finished'} at step {progress.step}; saved in {run}")
+    except SlipwayError as error:
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    finally:
+        leave_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""DeepSpeed's configuration as plain data. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.job import Train
+
+_BUCKET_NUMBERS = 50_000_000
+"""Numbers in one reduction: large enough to keep a link busy, small enough to stay beside the gradients."""
+
+
+def deepspeed_config(train: Train, *, micro_batch: int, accumulation: int, on_gpu: bool) -> dict[str, Any]:
+    """The `config` of `deepspeed.initialize` for a job's ZeRO stage, precision and clipping.
+
+    The optimizer is made by us, learning rates come from `schedule`, and losses are weighted before `backward`,
+    so nothing of these stands here.
+    """
+    stage = train.zero.stage
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": train.gradient_clip or 0.0,
+        "steps_per_print": 1 << 30,
+        "wall_clock_breakdown": False,
+        "zero_allow_untested_optimizer": True,  # torch.optim.AdamW, whose state it partitions all the same
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": on_gpu,  # needs streams, which a CPU has not
+            "contiguous_gradients": True,
+            "reduce_bucket_size": _BUCKET_NUMBERS,
+            "allgather_bucket_size": _BUCKET_NUMBERS,
+        },
+    }
+    if stage == 3:
+        # Smaller parameters stay whole on every rank: gathering them costs more than they take.
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 10_000
+    if train.precision == "bf16" and stage > 0:  # without ZeRO the engine computes under autocast
+        config["bf16"] = {"enabled": True}
+    return config
