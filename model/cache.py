@@ -46,9 +46,7 @@ class KVCache:
     """int64, always on the CPU: bounds and masks are decided without waiting for a device."""
 
     @classmethod
-    def empty(
-        cls, config: ModelConfig, *, rows: int, dtype: torch.dtype, device: torch.device | str
-    ) -> KVCache:
+    def empty(cls, config: ModelConfig, *, rows: int, dtype: torch.dtype, device: torch.device | str) -> KVCache:
         """Room for `config.context` tokens in each of `rows` rows: 2 L B S G K numbers."""
         shape = (config.layers, rows, config.context, config.kv_heads, config.head_width)
         keys_LBSGK, values_LBSGK = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
@@ -69,9 +67,7 @@ class KVCache:
         longest = int(self.lengths_B.max())
         end = longest + new_tokens
         if end > context:
-            raise ValueError(
-                f"{longest} tokens in the cache and {new_tokens} new ones exceed the context of {context}"
-            )
+            raise ValueError(f"{longest} tokens in the cache and {new_tokens} new ones exceed the context of {context}")
         positions_BT = (self.lengths_B[:, None] + torch.arange(new_tokens)).to(device)
         mask_B1TS = None
         if longest > 0:

@@ -38,9 +38,7 @@ class ModelConfig:
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         if self.head_width % 2:
-            raise ValueError(
-                f"width {self.width} / heads {self.heads} is odd; rotary positions need an even one"
-            )
+            raise ValueError(f"width {self.width} / heads {self.heads} is odd; rotary positions need an even one")
 
     @property
     def head_width(self) -> int:

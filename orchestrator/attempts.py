@@ -63,7 +63,10 @@ def writing_run(run: Path) -> Iterator[Attempt]:
         attempt = Attempt(run, _read(run) + 1)
         write_json(run / "attempt.json", {"attempt": attempt.number})
         # After the wait it is taken over: the number keeps a worker that hangs from ever committing.
-        with contextlib.suppress(StoreError), lock(run / "workers.lock", holds=run.name, wait_s=WAIT_FOR_WORKERS_S):
+        with (
+            contextlib.suppress(StoreError),
+            lock(run / "workers.lock", holds=run.name, wait_s=WAIT_FOR_WORKERS_S),
+        ):
             pass
         yield attempt
 

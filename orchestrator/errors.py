@@ -34,7 +34,12 @@ class SlipwayError(Exception):
     def as_json(self) -> dict[str, Any]:
         """The document that `--json` prints when a command fails."""
         return {
-            "error": {"kind": self.kind, "message": self.message, "fix": self.fix, "exit_code": self.exit_code}
+            "error": {
+                "kind": self.kind,
+                "message": self.message,
+                "fix": self.fix,
+                "exit_code": self.exit_code,
+            }
         }
 
 
@@ -99,6 +104,14 @@ class Stopped(SlipwayError):
         return 128 + self.signum
 
 
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM, raised by the command line's signal handler; as KeyboardInterrupt, it is no Exception."""
+
+    def __init__(self, signum: int = signal.SIGINT) -> None:
+        super().__init__(f"signal {signum}")
+        self.signum = signum
+
+
 def storage_error(error: OSError, *, doing: str) -> StoreError:
     """Turn an operating system error into one that says what to do."""
     where = f" ({error.filename})" if error.filename else ""
@@ -108,9 +121,5 @@ def storage_error(error: OSError, *, doing: str) -> StoreError:
             fix="free some space or point --store at a larger disk, then run the same command again",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreError(
-            f"no permission while {doing}{where}", fix="check the owner and mode of the store's folder"
-        )
-    return StoreError(
-        f"storage failed while {doing}: {error.strerror or error}{where}", fix="check the store's folder"
-    )
+        return StoreError(f"no permission while {doing}{where}", fix="check the owner and mode of the store's folder")
+    return StoreError(f"storage failed while {doing}: {error.strerror or error}{where}", fix="check the store's folder")

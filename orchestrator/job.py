@@ -295,6 +295,7 @@ class JobSpec(Section):
             )
         if self.train.schedule.warmup_steps > self.train.steps:
             raise ValueError(
-                f"train.schedule.warmup_steps {self.train.schedule.warmup_steps} is above train.steps {self.train.steps}"
+                f"train.schedule.warmup_steps {self.train.schedule.warmup_steps} is above "
+                f"train.steps {self.train.steps}"
             )
         return self

@@ -34,7 +34,9 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 
 
@@ -106,7 +108,8 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> Tree:
         return tree
     if not isinstance(base, str):
         raise JobError(
-            f"{tree.where[('extends',)]}: extends is {base!r}, not a file name", fix="write extends: other.yaml"
+            f"{tree.where[('extends',)]}: extends is {base!r}, not a file name",
+            fix="write extends: other.yaml",
         )
     merged = _read_tree(path.parent / base, (*seen, real))
     _merge(merged, tree.data, tree.where, ())
@@ -135,7 +138,9 @@ def _parse(path: Path) -> Tree:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise JobError(f"{path}: not valid YAML: {error}", fix="correct the file") from None
     if not isinstance(data, dict):
-        raise JobError(f"{path} holds {_kind(data)}, not a job", fix="a job is a mapping: name, data, model, train, ...")
+        raise JobError(
+            f"{path} holds {_kind(data)}, not a job", fix="a job is a mapping: name, data, model, train, ..."
+        )
     return Tree(data, where)
 
 
@@ -180,7 +185,11 @@ def _apply_override(tree: Tree, override: str) -> None:
 
 
 def _merge(
-    into: Tree, data: Mapping[str, Any], where: Mapping[KeyPath, str], at: KeyPath, replace_at: KeyPath | None = None
+    into: Tree,
+    data: Mapping[str, Any],
+    where: Mapping[KeyPath, str],
+    at: KeyPath,
+    replace_at: KeyPath | None = None,
 ) -> None:
     """Mappings merge, lists and scalars replace, null removes."""
     target: Any = into.data
@@ -212,7 +221,9 @@ def _describe(detail: ErrorDetails, tree: Tree) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{where}: {name + ': ' if name else ''}{message}"
-    return f"{where}: {name} = {json.dumps(detail['input'], ensure_ascii=False)[:120]}: {message[0].lower()}{message[1:]}"
+    return (
+        f"{where}: {name} = {json.dumps(detail['input'], ensure_ascii=False)[:120]}: {message[0].lower()}{message[1:]}"
+    )
 
 
 def _keys_only(loc: KeyPath, tree: Tree) -> KeyPath:

@@ -73,7 +73,7 @@ class Plan(Section):
     training_flops: float | None
     state_bytes_per_worker: int | None
     """Weights, gradients and optimizer state of one worker by ZeRO's formula; activations are not in it."""
-    warnings: list[str] = []
+    warnings: list[str]
 
 
 def make_plan(job: JobSpec, view: ClusterView, *, vocab_size: int | None = None) -> Plan:
@@ -171,7 +171,7 @@ def require_vocabulary(job: JobSpec, tokenizer_size: int) -> None:
 
 
 def _state_bytes(parameters: int, job: JobSpec, workers: int) -> int:
-    """Bytes a worker holds by ZeRO stage (Rajbhandari et al. 2020, section 3): 16 a parameter when nothing is sharded."""
+    """Bytes a worker holds by ZeRO stage (Rajbhandari et al. 2020, section 3): 16 a parameter unsharded."""
     if job.train.precision == "fp32":
         weights, gradients, optimizer = 4, 4, 8
     else:

@@ -74,7 +74,11 @@ class Store:
         matches = [n for n in names if n.startswith(asked)]
         if len(matches) == 1:
             return (self.runs / matches[0]).resolve()
-        found = f"{len(matches)} begin so: {', '.join(matches)}" if matches else f"the store has: {', '.join(names) or 'none'}"
+        found = (
+            f"{len(matches)} begin so: {', '.join(matches)}"
+            if matches
+            else f"the store has: {', '.join(names) or 'none'}"
+        )
         raise StoreError(f"there is no run {asked!r} in {self.root}; {found}", fix="`slipway runs` lists them")
 
 
@@ -113,7 +117,8 @@ def verify_folder(folder: Path, error: type[SlipwayError] = StoreError, *, deep:
         if size != entry["bytes"]:
             found = "is absent" if size is None else f"has {size} bytes"
             raise error(
-                f"{path} {found}, the manifest says {entry['bytes']} bytes", fix=f"delete {folder} and make it again"
+                f"{path} {found}, the manifest says {entry['bytes']} bytes",
+                fix=f"delete {folder} and make it again",
             )
         if deep and (digest := sha256_file(path)) != entry["sha256"]:
             raise error(
@@ -138,7 +143,11 @@ def file_entries(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
     for path in sorted(paths):
         fsync(path)
         entries.append(
-            {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            {
+                "path": path.relative_to(folder).as_posix(),
+                "bytes": path.stat().st_size,
+                "sha256": sha256_file(path),
+            }
         )
     return entries
 

@@ -1,4 +1,4 @@
-"""A tiny checkpoint with random weights and a dataset folder with a trained tokenizer: what an export is made of."""
+"""A tiny checkpoint with random weights and a dataset folder with a tokenizer: what an export is made of."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from orchestrator.data.tokenizer import END_OF_TEXT, facts, train_bpe
 from orchestrator.export.write import ExportFacts, write_export
 from orchestrator.store import commit, writing
 
-TEXTS = ["def add(a, b):\n    return a + b\n", "class Ship:\n    pass\n", "héllo wörld, 漢字 and 🚢🌊 emoji\n"] * 4
+TEXTS = [
+    "def add(a, b):\n    return a + b\n",
+    "class Ship:\n    pass\n",
+    "héllo wörld, 漢字 and 🚢🌊 emoji\n",
+] * 4
 TINY = ModelConfig(vocab_size=320, layers=2, width=32, heads=4, kv_heads=2, hidden=64, context=64)
 FACTS = ExportFacts(
     name="tiny",
@@ -35,7 +39,11 @@ def tiny_dataset(folder: Path) -> Path:
     with writing(folder) as tmp:
         (tmp / "tokenizer.json").write_text(text, encoding="utf-8")
         found = facts(text)
-        about = {"eos_token": found.eos_token, "eos_token_id": found.eos_token_id, "vocab_size": found.vocab_size}
+        about = {
+            "eos_token": found.eos_token,
+            "eos_token_id": found.eos_token_id,
+            "vocab_size": found.vocab_size,
+        }
         commit(tmp, folder, about)
     return folder
 
@@ -74,4 +82,13 @@ def tiny_export(root: Path, **checkpoint: Any) -> Path:
     )
 
 
-__all__ = ["END_OF_TEXT", "FACTS", "TEXTS", "TINY", "tiny_checkpoint", "tiny_dataset", "tiny_export", "tiny_model"]
+__all__ = [
+    "END_OF_TEXT",
+    "FACTS",
+    "TEXTS",
+    "TINY",
+    "tiny_checkpoint",
+    "tiny_dataset",
+    "tiny_export",
+    "tiny_model",
+]

@@ -63,7 +63,14 @@ def rng_file(rank: int) -> str:
 
 
 def manifest(
-    *, step: int, world_size: int, zero_stage: int, precision: str, attempt: int, versions: dict[str, str], **more: Any
+    *,
+    step: int,
+    world_size: int,
+    zero_stage: int,
+    precision: str,
+    attempt: int,
+    versions: dict[str, str],
+    **more: Any,
 ) -> dict[str, Any]:
     """The facts of a checkpoint's manifest; `store.commit` adds the files."""
     return {

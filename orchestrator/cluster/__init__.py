@@ -1,1 +1,1 @@
-"""Ray clusters: see what is there (view), start or join one (connect), hand it a job (submit), check a machine (doctor)."""
+"""Ray: what is there (view), start or join (connect), hand over a job (submit), check a machine (doctor)."""

@@ -10,9 +10,11 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.cluster.token import ensure_token
@@ -41,9 +43,9 @@ def prepare_environment() -> None:
         ensure_token()
     if "ray" in sys.modules:
         # Ray reads its configuration when it is imported; whoever imported it before us must see token mode too.
-        from ray._raylet import Config
+        from ray import _raylet
 
-        Config.initialize("")
+        _raylet.Config.initialize("")  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -54,12 +56,37 @@ def connected(address: str | None = None) -> Iterator[ClusterView]:
         JobError: the address is not one that a driver can join.
         CapacityError: nothing answers at the address.
     """
-    if address is None:
-        with _local() as view:
-            yield view
-    else:
-        with _joined(address) as view:
-            yield view
+    with _local() if address is None else _joined(address) as view:
+        yield view
+
+
+class Session:
+    """A Ray that starts when the first stage needs it: a run whose stages are all done starts nothing."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address
+        self._stack = contextlib.ExitStack()
+        self._view: ClusterView | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def connect(self) -> ClusterView:
+        """Start or join the Ray, once; what it has."""
+        if self._view is None:
+            self._view = self._stack.enter_context(connected(self.address))
+        return self._view
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have something called when the session ends."""
+        self._stack.callback(call)
+
+    def view(self) -> ClusterView:
+        """What there is to run on; on this machine nothing has to start for that."""
+        return local_view() if self.address is None else self.connect()
 
 
 @contextlib.contextmanager
@@ -72,17 +99,18 @@ def _local() -> Iterator[ClusterView]:
     folder = Path(tempfile.mkdtemp(prefix=f"{_TMP_PREFIX}{os.getpid()}-", dir="/tmp"))
     view = local_view()
     try:
-        ray.init(
-            address="local",
-            num_cpus=int(view.nodes[0].cpus),
-            include_dashboard=False,
-            log_to_driver=False,  # a worker's stdout would mix with the command's own
-            logging_level=logging.ERROR,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            namespace="slipway",
-            _temp_dir=str(folder),
-            _node_ip_address="127.0.0.1",
-        )
+        with _own_signals():
+            ray.init(
+                address="local",
+                num_cpus=int(view.nodes[0].cpus),
+                include_dashboard=False,
+                log_to_driver=False,  # a worker's stdout would mix with the command's own
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                namespace="slipway",
+                _temp_dir=str(folder),
+                _node_ip_address="127.0.0.1",
+            )
         yield view
     finally:
         ray.shutdown()
@@ -100,7 +128,8 @@ def _joined(address: str) -> Iterator[ClusterView]:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="slipway")
+        with _own_signals():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="slipway")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise CapacityError(
             f"no Ray cluster can be joined at {address}: {str(error).splitlines()[0]}",
@@ -117,9 +146,25 @@ def ray_view() -> ClusterView:
     import ray
 
     nodes = [
-        Node(cpus=n["Resources"].get("CPU", 0.0), gpus=n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]
+        Node(cpus=n["Resources"].get("CPU", 0.0), gpus=n["Resources"].get("GPU", 0.0))
+        for n in ray.nodes()  # type: ignore[no-untyped-call]
+        if n["Alive"]
     ]
     return ClusterView(nodes=nodes, source="ray")
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """`ray.init` puts a handler of its own in the place of SIGTERM's: put ours back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _sweep_dead() -> None:

@@ -11,7 +11,11 @@ T = TypeVar("T")
 
 
 def run_tasks(
-    function: Callable[..., T], inputs: Sequence[tuple[Any, ...]], *, done: Callable[[int], None], cpus: float = 1
+    function: Callable[..., T],
+    inputs: Sequence[tuple[Any, ...]],
+    *,
+    done: Callable[[int], None],
+    cpus: float = 1,
 ) -> list[T]:
     """Call `function(*input)` for each input on workers of `cpus`; results in the order of the inputs.
 

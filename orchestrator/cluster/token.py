@@ -16,7 +16,7 @@ def token_path() -> Path:
 
 
 def ensure_token() -> Path | None:
-    """Create the token file with mode 0600, or tighten the one that is there; None where the token is in RAY_AUTH_TOKEN."""
+    """Create the token file with mode 0600, or tighten the one there; None where RAY_AUTH_TOKEN holds it."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return None
     path = token_path()

@@ -55,5 +55,7 @@ def open_dataset(path: Path, *, verify: bool = True) -> Dataset:
     if verify and sum(entry["bytes"] for entry in manifest["files"]) <= _DEEP_LIMIT_BYTES:
         verify_folder(path, DataError)
     if "splits" not in manifest or "vocab_size" not in manifest:
-        raise DataError(f"{path} is not a dataset of this version", fix=f"delete {path} and run `slipway prepare` again")
+        raise DataError(
+            f"{path} is not a dataset of this version", fix=f"delete {path} and run `slipway prepare` again"
+        )
     return Dataset(path, manifest)

@@ -7,6 +7,7 @@ Finite Domains"). The order is a function of (seed, epoch) alone, never of the w
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,7 @@ def micro_batches(first: int, last: int, count: int) -> list[tuple[int, int]]:
     Every rank makes the same number, because each forward pass may hold collectives.
     """
     cuts = [first + (last - first) * i // count for i in range(count + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(itertools.pairwise(cuts))
 
 
 def _feistel(values: npt.NDArray[np.uint64], half_bits: int, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

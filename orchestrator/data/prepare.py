@@ -160,7 +160,9 @@ def _distinct(scans: list[Scan]) -> Documents:
 def _judge_bad(bad: list[Bad], data: Data) -> None:
     if not bad:
         return
-    named = ", ".join(f"{b.where} ({b.reason})" for b in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+    named = ", ".join(f"{b.where} ({b.reason})" for b in bad[:5]) + (
+        f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+    )
     if data.on_bad_file == "fail":
         raise DataError(
             f"{len(bad)} file(s) or line(s) hold no text: {named}",
@@ -224,9 +226,7 @@ def _collect_splits(encoded: list[Encoded], asked: list[str]) -> dict[str, Any]:
     return splits
 
 
-def _report(
-    folder: Path, files: list[SourceFile], scans: list[Scan], bad: list[Bad], splits: dict[str, Any]
-) -> None:
+def _report(folder: Path, files: list[SourceFile], scans: list[Scan], bad: list[Bad], splits: dict[str, Any]) -> None:
     text_bytes = sum(sum(scan.sizes_bytes) for scan in scans)
     tokens = sum(split["tokens"] for split in splits.values())
     write_json(

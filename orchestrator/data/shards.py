@@ -33,7 +33,8 @@ def write_shard(path: Path, documents: list[Tokens]) -> tuple[int, int]:
     tokens = np.concatenate(documents)
     ends = np.cumsum([len(d) for d in documents], dtype=np.int64)
     columns = [
-        pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), pa.array(values)) for values in (tokens, ends)
+        pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), pa.array(values))
+        for values in (tokens, ends)
     ]
     batch = pa.record_batch(columns, names=["tokens", "document_ends"])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
@@ -51,5 +52,7 @@ def open_shard(path: Path) -> Shard:
         batch = pa.ipc.open_file(pa.memory_map(str(path), "r")).get_batch(0)
         tokens, ends = (batch.column(name).values.to_numpy() for name in ("tokens", "document_ends"))
     except (OSError, pa.ArrowException, KeyError, IndexError) as error:
-        raise DataError(f"{path} is not a readable shard: {error}", fix="delete the dataset and prepare it again") from None
+        raise DataError(
+            f"{path} is not a readable shard: {error}", fix="delete the dataset and prepare it again"
+        ) from None
     return Shard(tokens, ends)

@@ -100,10 +100,13 @@ def resolve_path(path: str, environ: Mapping[str, str]) -> str:
     resolved = resolve_env(path.replace("${python:stdlib}", sysconfig.get_paths()["stdlib"]), environ)
     if unknown := re.search(r"\$\{[^}]*\}?", resolved):
         raise JobError(
-            f"unknown placeholder {unknown.group(0)} in {path!r}", fix="there are ${python:stdlib} and ${env:NAME}"
+            f"unknown placeholder {unknown.group(0)} in {path!r}",
+            fix="there are ${python:stdlib} and ${env:NAME}",
         )
     if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", resolved):
-        raise JobError(f"{path!r}: {scheme.group(1)}:// sources cannot be read", fix="give a path on a disk of all nodes")
+        raise JobError(
+            f"{path!r}: {scheme.group(1)}:// sources cannot be read", fix="give a path on a disk of all nodes"
+        )
     return os.path.abspath(os.path.expanduser(resolved))
 
 

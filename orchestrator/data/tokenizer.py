@@ -15,7 +15,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from orchestrator.errors import DataError
 
 END_OF_TEXT = "<|endoftext|>"
-_KNOWN_END_TOKENS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "<|eos|>", "<|im_end|>", "[SEP]", "[EOS]")
+_KNOWN_END_TOKENS = (
+    END_OF_TEXT,
+    "</s>",
+    "<|end_of_text|>",
+    "<eos>",
+    "<|eos|>",
+    "<|im_end|>",
+    "[SEP]",
+    "[EOS]",
+)
 _BATCH_DOCUMENTS = 256
 
 
@@ -41,8 +50,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> str:
     The same texts in the same order give the same bytes.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END_OF_TEXT],
@@ -76,7 +85,9 @@ def load(text: str, where: str = "tokenizer.json") -> Tokenizer:
     try:
         return Tokenizer.from_str(text)
     except Exception as error:  # noqa: BLE001 - the library raises bare Exception for whatever is wrong in the file
-        raise DataError(f"{where} is not a tokenizer.json: {error}", fix="give a file of the tokenizers library") from None
+        raise DataError(
+            f"{where} is not a tokenizer.json: {error}", fix="give a file of the tokenizers library"
+        ) from None
 
 
 def facts(text: str) -> TokenizerFacts:
@@ -114,6 +125,8 @@ class Encoder:
         """Token ids of each document."""
         arrays = []
         for first in range(0, len(documents), _BATCH_DOCUMENTS):
-            batch = self._tokenizer.encode_batch_fast(documents[first : first + _BATCH_DOCUMENTS], add_special_tokens=False)
+            batch = self._tokenizer.encode_batch_fast(
+                documents[first : first + _BATCH_DOCUMENTS], add_special_tokens=False
+            )
             arrays += [np.array([*e.ids, self.facts.eos_token_id], dtype=self.facts.dtype) for e in batch]
         return arrays

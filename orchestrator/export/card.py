@@ -1,4 +1,4 @@
-"""The model card: what a person who finds the folder wants to know. Pure; the same facts give the same bytes."""
+"""The model card: what a person who finds the folder wants to know. Pure: same facts, same bytes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class ExportFacts:
 
 def model_card(facts: ExportFacts, *, config: ModelConfig, step: int, precision: str, tokenizer_size: int) -> str:
     """README.md of an export, in the form the Hugging Face hub reads."""
-    shape = f"{config.layers} layers, width {config.width}, {config.heads} heads ({config.kv_heads} for keys and values)"
+    heads = f"{config.heads} heads ({config.kv_heads} for keys and values)"
     rows = {
         "Parameters": f"{config.parameters:,}",
-        "Shape": f"{shape}, context {config.context}",
+        "Shape": f"{config.layers} layers, width {config.width}, {heads}, context {config.context}",
         "Data": facts.data,
         "Dataset": f"`{facts.dataset}`",
         "Tokenizer": f"{tokenizer_size:,} tokens, in `tokenizer.json`",
@@ -42,8 +42,13 @@ def model_card(facts: ExportFacts, *, config: ModelConfig, step: int, precision:
         "Training precision": precision,
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
     }
-    table = "\n".join(f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in rows.items())
+    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
     return _CARD.format(name=facts.name, table=table)
+
+
+def _cell(value: str) -> str:
+    """A text that neither ends the cell nor the row."""
+    return " ".join(value.split()).replace("|", "\\|")
 
 
 def _loss(value: float | None) -> str:
@@ -77,6 +82,6 @@ ids = tokenizer("Once", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=32)[0]))
 ```
 
-No code of this folder is run, and nothing in it is a pickle. `probe.safetensors` holds prompts with the logits of the
-trainer and of these weights; `slipway serve` computes them again before it serves the model.
+No code of this folder is run, and nothing in it is a pickle. `probe.safetensors` holds prompts with the
+logits of the trainer and of these weights; `slipway serve` computes them again before it serves the model.
 """

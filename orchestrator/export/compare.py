@@ -1,4 +1,4 @@
-"""Whether two sets of logits come from the same model: the rules of the probe and their thresholds, in one place.
+"""Whether two sets of logits come from the same model: the rules of the probe, and their thresholds.
 
 Shapes: B prompts, T positions, V vocabulary.
 """
@@ -57,14 +57,15 @@ def rounded_difference(got_BTV: Tensor, want_BTV: Tensor) -> Difference | None:
     if bool(error_BT.mean() <= MEAN_LOGPROB_TOLERANCE):
         return None
     prompt, position = _worst(error_BT)
-    detail = f"log-probabilities differ by {float(error_BT.mean()):.3g} in the mean, allowed is {MEAN_LOGPROB_TOLERANCE}"
+    found = float(error_BT.mean())
+    detail = f"log-probabilities differ by {found:.3g} in the mean, allowed is {MEAN_LOGPROB_TOLERANCE}"
     return Difference(prompt, position, detail)
 
 
 def _shape_mismatch(got_BTV: Tensor, want_BTV: Tensor) -> Difference | None:
     if got_BTV.shape == want_BTV.shape:
         return None
-    return Difference(0, 0, f"the logits have shape {list(got_BTV.shape)}, recorded are {list(want_BTV.shape)}")
+    return Difference(0, 0, f"logits of shape {list(got_BTV.shape)}, recorded are {list(want_BTV.shape)}")
 
 
 def _worst(error_BT: Tensor) -> tuple[int, int]:

@@ -126,12 +126,12 @@ def build_model(config: ModelConfig, state: dict[str, Tensor]) -> GPT:
 def logits_of(model: GPT, ids_BT: Tensor) -> Tensor:
     """Logits [B, T, V] on the CPU in fp32, one prompt at a time: memory for one is enough."""
     device = model.embed.weight.device
-    return torch.cat([model(ids_1T.to(device)).float().cpu() for ids_1T in ids_BT.split(1)])
+    return torch.cat([model(ids_1T.to(device)).float().cpu() for ids_1T in ids_BT[:, None]])
 
 
 def tensor_sha256(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes, as they lie in a safetensors file."""
-    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
 
 
 def broken(export: Path, what: str) -> StoreError:

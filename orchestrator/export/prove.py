@@ -1,4 +1,4 @@
-"""Prove an export before it is served: every byte is the exported one, and the network computes what was trained.
+"""Prove an export before it is served: every byte is the exported one, and it computes what was trained.
 
 What cannot be found here: whoever alters the weights and forges the manifest, the probe's `logits` and its
 `trainer_logits` to match has made another, consistent export. A signature would tell; checksums cannot.
@@ -75,8 +75,8 @@ def load_proven(export: Path, *, precision: Literal["fp32", "bf16"] = "fp32", de
 
     Raises:
         StoreError: not committed; a tensor or a file is not the one that was exported, naming it; or garbled.
-        ServeError: every byte is as the manifest has it, and yet the network computes something else: names the
-            probe's prompt, the position and the difference.
+        ServeError: every byte is as the manifest has it, and yet the network computes something else:
+            names the probe's prompt, the position and the difference.
     """
     manifest = read_export_manifest(export)
     tensors = _verified_tensors(export, manifest)
@@ -137,7 +137,8 @@ def _refuse(export: Path, difference: Difference | None, proven: ProvenModel, pr
         return
     prompt = prompt_text(proven.tokenizer, probe.ids_BT[difference.prompt].tolist())
     raise ServeError(
-        f"{export} does not prove against {against}: prompt {prompt}, position {difference.position}: {difference.detail}",
+        f"{export} does not prove against {against}: "
+        f"prompt {prompt}, position {difference.position}: {difference.detail}",
         fix="do not serve it; export the run again, and find out who altered this one",
     )
 

@@ -40,11 +40,12 @@ __all__ = ["ExportFacts", "write_export"]
 
 _METADATA = {"format": "pt"}
 """transformers asks for it."""
+_GO_BACK = "delete this checkpoint; the run goes on from the one before"
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What is exported: the checkpoint's network and the dataset's tokenizer, as their manifests describe them."""
+    """What is exported: the checkpoint's network and the dataset's tokenizer, as their manifests have it."""
 
     checkpoint: Path
     dataset: Path
@@ -60,7 +61,7 @@ def write_export(*, checkpoint: Path, dataset: Path, into: Path, facts: ExportFa
     """Write the export of a verified checkpoint; the same inputs give the same bytes. Returns `into`.
 
     Raises:
-        StoreError: the checkpoint does not compute its own probe, does not fit its tokenizer, or storage failed.
+        StoreError: the checkpoint does not compute its own probe or fit its tokenizer, or storage failed.
     """
     source = _read_source(checkpoint, dataset)
     try:
@@ -98,7 +99,8 @@ def _read_source(checkpoint: Path, dataset: Path) -> _Source:
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(
-            f"{checkpoint} and {dataset} cannot be exported: {error!r}", fix="make them again with this version"
+            f"{checkpoint} and {dataset} cannot be exported: {error!r}",
+            fix="make them again with this version",
         ) from None
     if source.tokenizer_size > config.vocab_size:
         raise StoreError(
@@ -142,7 +144,7 @@ def _write_probe(folder: Path, source: _Source) -> None:
     try:
         ids_BT, trainer_BTV = probe["input_ids"], probe["trainer_logits"].float()
     except KeyError as missing:
-        raise StoreError(f"the probe of {source.checkpoint} has no {missing}", fix="train on from the one before") from None
+        raise StoreError(f"the probe of {source.checkpoint} has no {missing}", fix=_GO_BACK) from None
     logits_BTV = logits_of(read_model(folder, read_tensors(folder / WEIGHTS)), ids_BT)
     _check_agreement(source, ids_BT, trainer_BTV, logits_BTV)
     saved = {"input_ids": ids_BT, "logits": logits_BTV, "trainer_logits": trainer_BTV}
@@ -150,7 +152,7 @@ def _write_probe(folder: Path, source: _Source) -> None:
 
 
 def _check_agreement(source: _Source, ids_BT: Tensor, trainer_BTV: Tensor, logits_BTV: Tensor) -> None:
-    """The trainer's logits are recorded by the trainer, these are computed from the file: the whole way is between."""
+    """The trainer recorded its logits, these come from the exported file: the whole way lies between them."""
     rule = exact_difference if source.precision == "fp32" else rounded_difference
     difference = rule(trainer_BTV, logits_BTV)
     if difference is not None:
@@ -158,7 +160,7 @@ def _check_agreement(source: _Source, ids_BT: Tensor, trainer_BTV: Tensor, logit
         raise StoreError(
             f"{source.checkpoint} does not compute what its trainer recorded: prompt {prompt}, "
             f"position {difference.position}: {difference.detail}",
-            fix="delete this checkpoint; the run goes on from the one before",
+            fix=_GO_BACK,
         )
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's completions API as data: what a request may say, and what an answer looks like. No torch, no Ray."""
+"""OpenAI's completions API as data: what a request may say, what an answer looks like. No torch, no Ray."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StreamOptions(_Closed):
 
     include_usage: bool = False
     include_obfuscation: bool = False
-    """Accepted, and nothing is done: the padding guards against eavesdroppers on the network; this is loopback."""
+    """Accepted, and nothing is done: such padding guards against eavesdroppers; this is loopback."""
 
 
 class CompletionRequest(_Closed):
@@ -63,12 +63,12 @@ class CompletionRequest(_Closed):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
         for name, harmless in _UNSUPPORTED.items():
-            if isinstance(data, dict) and name in data:
-                if data[name] is not None and data[name] not in harmless:
-                    raise pydantic_core.PydanticCustomError("unsupported", "is not supported", {"param": name})
-                data = {key: value for key, value in data.items() if key != name}
-        return data
+            if data.get(name) is not None and data[name] not in harmless:
+                raise _field_error(name, "is not supported")
+        return {key: value for key, value in data.items() if key not in _UNSUPPORTED}
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -77,7 +77,7 @@ class CompletionRequest(_Closed):
             return [given]
         if isinstance(given, list) and given and all(isinstance(p, str) or _is_ids(p) for p in given):
             return given
-        raise ValueError("must be a text, a list of texts, a list of token ids, or a list of these; none of them empty")
+        raise ValueError("must be a text, token ids, or a list of these; an empty list is none of them")
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -92,16 +92,17 @@ class CompletionRequest(_Closed):
     @model_validator(mode="after")
     def _fits_together(self) -> CompletionRequest:
         if self.best_of is not None and self.best_of != self.n:
-            raise pydantic_core.PydanticCustomError("unsupported", "must equal n", {"param": "best_of"})
+            raise _field_error("best_of", "must equal n")
         if len(self.prompt) * self.n > MAX_CHOICES:
-            raise pydantic_core.PydanticCustomError(
-                "choices", "asks for more than {limit} choices over all prompts", {"param": "n", "limit": MAX_CHOICES}
-            )
+            raise _field_error("n", f"asks for more than {MAX_CHOICES} choices over all prompts")
         if self.stream_options is not None and not self.stream:
-            raise pydantic_core.PydanticCustomError(
-                "unsupported", "is only allowed when stream is true", {"param": "stream_options"}
-            )
+            raise _field_error("stream_options", "is only allowed when stream is true")
         return self
+
+
+def _field_error(param: str, message: str) -> pydantic_core.PydanticCustomError:
+    """An error that a validator of the whole request found in one field."""
+    return pydantic_core.PydanticCustomError("field", "{message}", {"param": param, "message": message})
 
 
 def _is_ids(value: Any) -> bool:

@@ -24,7 +24,7 @@ from orchestrator.store import MARKER
 
 _WARM_TOKENS = 4
 _QUEUED_PER_SLOT = 4
-"""Requests that may wait for each one that can be worked on; beyond that a client had better come back later."""
+"""Requests that may wait for each one that is worked on; beyond that a client had better come back later."""
 
 
 @serve.ingress()
@@ -32,7 +32,7 @@ class Replica:
     """One copy of the model. Not ready before the export is proven in this very process."""
 
     def __init__(self, export: str, settings: dict[str, Any], model_name: str) -> None:
-        """Raises StoreError or ServeError, which fails the deployment: an export that does not prove is not served."""
+        """Raises StoreError or ServeError, which fails the deployment, as `load_proven`."""
         self._settings = Serve.model_validate(settings)
         torch.set_num_threads(self._settings.cpus)
         device = "cuda" if self._settings.gpus else "cpu"
@@ -55,7 +55,7 @@ class Replica:
         return build_app(self._served)
 
     async def check_health(self) -> None:
-        """Ray Serve replaces a replica for which this raises: it proves that the engine makes tokens, not that the loop lives."""
+        """Ray Serve replaces a replica for which this raises: one whose engine makes no token."""
         await self._served.engine.check(timeout_s=HEALTH_TIMEOUT_S)
 
 
@@ -86,7 +86,7 @@ def build_application(export: Path, *, settings: Serve, model_name: str) -> Appl
                 look_back_period_s=11.0,  # Serve's metrics come every 10 s, and it wants more than one
             )
         }
-    deployment = serve.deployment(
+    deployment: Any = serve.deployment(  # Any: its stub knows the decorator's form only
         Replica,
         name="model",
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
@@ -101,4 +101,5 @@ def build_application(export: Path, *, settings: Serve, model_name: str) -> Appl
         logging_config=LoggingConfig(enable_access_log=False),
         **scaling,
     )
-    return deployment.bind(str(export), settings.model_dump(), model_name)
+    application: Application = deployment.bind(str(export), settings.model_dump(), model_name)
+    return application

@@ -86,14 +86,12 @@ async def prepare(request: CompletionRequest, served: Served) -> Prepared:
         raise model_not_found(request.model, served.name)
     if request.max_tokens is not None and request.max_tokens > served.max_tokens:
         raise ApiError(
-            f"max_tokens is too large: {request.max_tokens}. This service completes at most {served.max_tokens} tokens",
+            f"max_tokens {request.max_tokens} is too large: the largest here is {served.max_tokens}",
             param="max_tokens",
         )
     # In a thread: megabytes of text would hold up everybody else's stream.
     prompts = await asyncio.to_thread(lambda: [_prompt_ids(prompt, served) for prompt in request.prompt])
-    asked = [
-        _plan(request, served, prompts[index // request.n], index) for index in range(len(prompts) * request.n)
-    ]
+    asked = [_plan(request, served, prompts[index // request.n], index) for index in range(len(prompts) * request.n)]
     return Prepared(request, served, asked, sum(len(prompt) for prompt in prompts))
 
 
@@ -162,7 +160,7 @@ async def stream(prepared: Prepared) -> AsyncGenerator[str, None]:
 
 
 async def _pieces(prepared: Prepared) -> AsyncGenerator[tuple[int, Piece], None]:
-    """The pieces of all choices. One choice after the other: a request has one turn at a time, however many it wants."""
+    """The pieces of all choices, one choice after the other: a request has one turn at a time."""
     for asked in prepared.choices:
         async with aclosing(prepared.served.engine.generate(asked.prompt, asked.sampling)) as pieces:
             async for piece in pieces:

@@ -40,7 +40,7 @@ class Service:
     port: int
 
     def stop(self) -> None:
-        """End it, and Serve on this Ray with it; returns when nothing listens on the port any more."""
+        """End it, and Serve on this Ray with it; returns when the port is free again."""
         _shut_down_serve()
         _wait_until(lambda: port_is_free(self.port), _STOP_LIMIT_S, f"port {self.port} is still in use")
 
@@ -56,9 +56,7 @@ def prove(export: Path, settings: Serve) -> None:
     load_proven(export, precision=settings.precision)
 
 
-def deploy(
-    export: Path, *, settings: Serve, model_name: str, port: int, proof: Future[None] | None = None
-) -> Service:
+def deploy(export: Path, *, settings: Serve, model_name: str, port: int, proof: Future[None] | None = None) -> Service:
     """Serve an export on this Ray; returns when it is ready and warm: it has answered a request through HTTP.
 
     `proof` is a call of `prove` that is under way already; None has it made here, while Serve starts.
@@ -105,7 +103,11 @@ def ask(
         for prompt in prompts:
             try:
                 answer = client.completions.create(
-                    model=service.model, prompt=prompt, max_tokens=max_tokens, temperature=temperature, seed=seed
+                    model=service.model,
+                    prompt=prompt,
+                    max_tokens=max_tokens,
+                    temperature=temperature,
+                    seed=seed,
                 )
             except openai.OpenAIError as error:
                 raise ServeError(f"the service at {service.url} did not complete {prompt!r}: {error}") from error
@@ -115,7 +117,7 @@ def ask(
 
 def _check_capacity(settings: Serve) -> None:
     """Serve would wait for ever for cores that there are not."""
-    have = ray.cluster_resources()
+    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, each in (("CPU", settings.cpus), ("GPU", settings.gpus)):
         wanted = settings.replicas.min * each
         if wanted > have.get(name, 0.0):
@@ -141,11 +143,17 @@ def _is_running() -> bool:
     if status is None or status.status not in _FAILED:
         return status is not None and status.status == ApplicationStatus.RUNNING
     reasons = [d.message for d in status.deployments.values() if d.message] or [status.message]
-    raise ServeError(f"no replica became ready: {reasons[0].strip().splitlines()[-1]}", fix="run with --debug for more")
+    raise ServeError(f"no replica became ready: {_last_error(reasons[0])}")
+
+
+def _last_error(message: str) -> str:
+    """The error in Serve's message, without the traceback that leads to it."""
+    flush_left = [line for line in message.splitlines() if line and not line[0].isspace()]
+    return flush_left[-1] if flush_left else message
 
 
 def _answers(service: Service) -> bool:
-    """One token through the whole way. Right after the deployment, Serve's proxy does not know its routes yet."""
+    """One token, all the way. Right after the deployment Serve's proxy does not know the route yet."""
     connection = http.client.HTTPConnection(HOST, service.port, timeout=_ANSWER_LIMIT_S)
     body = json.dumps({"model": service.model, "prompt": "", "max_tokens": 1, "temperature": 0})
     try:
@@ -183,8 +191,7 @@ def _controller() -> Any:
 
 
 def _shut_down_serve() -> None:
-    """What `serve.shutdown()` does, without waiting inside a call that ends with its own actor: Ray would report
-    that call as failed, on stdout."""
+    """As `serve.shutdown()`, but not from within a call that its actor does not survive: Ray prints that."""
     controller = _controller()
     if controller is not None:
         with contextlib.suppress(ray.exceptions.RayActorError):

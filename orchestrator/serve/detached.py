@@ -5,6 +5,7 @@ No torch, no Ray: `slipway serve --status` and `--stop` use this module, and nee
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from orchestrator.errors import (
     CapacityError,
@@ -31,7 +32,7 @@ from orchestrator.serve.processes import HOST, MARK, check_port, kill_marked, ma
 from orchestrator.serve.records import Record
 
 KEEP = "keep\n"
-"""What a starting command says to its supervisor when it has seen it ready; before that, its end ends the supervisor."""
+"""What a starting command says once it has seen the service ready. If it ends before, the supervisor does."""
 _STOP_LIMIT_S = 30.0
 _KILL_LIMIT_S = 15.0
 _POLL_S = 0.05
@@ -49,30 +50,32 @@ def start_detached(export: Path, *, settings: Serve, model_name: str, port: int)
     _refuse_second(port)
     check_port(port)
     mark = f"{port}-{uuid.uuid4().hex}"
-    with records.log_path(port).open("w") as log:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.serve.supervisor", str(port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,  # Ctrl-C in the terminal is for the command; the supervisor hears of it from us
-            env={**os.environ, MARK: mark},
-        )
-    request = {"export": str(export.resolve()), "model": model_name, "settings": settings.model_dump(), "mark": mark}
+    supervisor = _spawn(port, mark)
+    record = Record(
+        port=port,
+        pid=supervisor.pid,
+        mark=mark,
+        url=f"http://{HOST}:{port}/v1",
+        model=model_name,
+        export=str(export.resolve()),
+        started_at=time.time(),
+        state="starting",
+    )
     try:
-        answer = _talk(supervisor, request)
+        answer = _talk(supervisor, {"record": record.as_json(), "settings": settings.model_dump()})
+        if answer is None:
+            raise _silent_end(record, supervisor.wait())
         if "error" in answer:
             raise _rebuilt(answer["error"])
-        _say(supervisor.stdin, KEEP)
-        return {**answer["ready"], "pid": supervisor.pid}
+        _say(supervisor, KEEP)
     except BaseException:  # Ctrl-C too: who did not see it ready must not leave it running
-        _end([_record_of(supervisor.pid, port, mark)])
+        _end([record])
         raise
     finally:
         for pipe in (supervisor.stdin, supervisor.stdout):
-            if pipe is not None and not pipe.closed:
-                pipe.close()
+            assert pipe is not None
+            pipe.close()
+    return {"url": record.url, "model": record.model, "pid": record.pid}
 
 
 def status() -> list[dict[str, Any]]:
@@ -91,7 +94,8 @@ def stop(port: int | None = None) -> list[dict[str, Any]]:
     if port is not None and not chosen:
         others = ", ".join(str(record.port) for record in running)
         raise ServeError(
-            f"no detached service runs on port {port}; " + (f"there are on {others}" if others else "there is none at all"),
+            f"no detached service runs on port {port}; "
+            + (f"there are on {others}" if others else "there is none at all"),
             fix="`slipway serve --status` lists them",
         )
     _end(chosen)
@@ -107,40 +111,48 @@ def _refuse_second(port: int) -> None:
             )
 
 
-def _talk(supervisor: subprocess.Popen[str], request: dict[str, Any]) -> dict[str, Any]:
-    """Say what to serve; wait for the one line that says how it went."""
-    _say(supervisor.stdin, json.dumps(request) + "\n")
+def _spawn(port: int, mark: str) -> subprocess.Popen[str]:
+    with records.log_path(port).open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.serve.supervisor", str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,  # Ctrl-C in the terminal reaches the command; it tells the supervisor
+            env={**os.environ, MARK: mark},
+        )
+
+
+def _talk(supervisor: subprocess.Popen[str], request: dict[str, Any]) -> dict[str, Any] | None:
+    """Say what to serve; wait for the one line that says how it went. None if the supervisor ended without."""
+    _say(supervisor, json.dumps(request) + "\n")
     assert supervisor.stdout is not None
     line = supervisor.stdout.readline()
-    if line:
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-    port = int(supervisor.args[-1])  # type: ignore[index]
-    last = "".join(records.log_path(port).read_text(encoding="utf-8", errors="replace").splitlines(True)[-5:]).strip()
-    raise ServeError(
-        f"the supervisor ended before the service was ready (exit code {supervisor.wait()}): {last or 'it said nothing'}",
-        fix=f"read {records.log_path(port)}",
+    answer: dict[str, Any] | None = json.loads(line) if line else None
+    return answer
+
+
+def _say(supervisor: subprocess.Popen[str], text: str) -> None:
+    assert supervisor.stdin is not None
+    # If it has ended, its answer says why, or the lack of one.
+    with contextlib.suppress(BrokenPipeError):
+        supervisor.stdin.write(text)
+        supervisor.stdin.flush()
+
+
+def _silent_end(record: Record, exit_code: int) -> ServeError:
+    log = records.log_path(record.port)
+    last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+    return ServeError(
+        f"the supervisor ended with code {exit_code} before the service was ready: {last or 'no word why'}",
+        fix=f"read {log}",
     )
-
-
-def _say(pipe: IO[str] | None, text: str) -> None:
-    assert pipe is not None
-    try:
-        pipe.write(text)
-        pipe.flush()
-    except BrokenPipeError:
-        pass  # it has ended; its answer, or the lack of one, says why
 
 
 def _rebuilt(error: dict[str, Any]) -> SlipwayError:
     """The supervisor's error as this process's own."""
     return _ERRORS.get(error["kind"], ServeError)(error["message"], fix=error["fix"])
-
-
-def _record_of(pid: int, port: int, mark: str) -> Record:
-    return Record(
-        port=port, pid=pid, mark=mark, url="", model="", export="", started_at=time.time(), state="starting"
-    )
 
 
 def _end(chosen: list[Record]) -> None:
@@ -152,9 +164,9 @@ def _end(chosen: list[Record]) -> None:
         if not _wait_gone(record, _STOP_LIMIT_S):
             kill_marked(record.mark)
             if not _wait_gone(record, _KILL_LIMIT_S):
-                raise ServeError(f"processes {marked(record.mark)} of the service on port {record.port} do not end")
+                raise ServeError(f"processes {marked(record.mark)} of port {record.port} do not end")
         remove_ray_folders(record.pid)
-        records.remove(record.port)
+        records.remove_dead(record.port)
 
 
 def _wait_gone(record: Record, limit_s: float) -> bool:

@@ -40,7 +40,7 @@ class InferenceEngine(Protocol):
 
 
 class _Ticket:
-    """A completion between the compute thread, which puts pieces in, and the event loop, which takes them out."""
+    """A completion between the compute thread, which puts pieces in, and the event loop, which takes them."""
 
     def __init__(self, sequence: Sequence) -> None:
         self.sequence = sequence
@@ -56,7 +56,7 @@ class _Ticket:
             self.cancelled = True
 
     async def take(self) -> Piece:
-        """All that has come since the last call, as one piece: a reader that is slow gets fewer and larger ones."""
+        """All that has come since the last call, as one piece: a slow reader gets fewer and larger ones."""
         results = [await self._results.get()]
         while not self._results.empty():
             results.append(self._results.get_nowait())
@@ -68,7 +68,7 @@ class _Ticket:
 
 
 class Engine:
-    """Interleaves completions fairly: a long one delays a short one by one step at a time, never by its length."""
+    """Interleaves completions fairly: each waits for one step of each other, never for the length of one."""
 
     def __init__(self, proven: ProvenModel, *, threads: int) -> None:
         """Starts the compute thread; torch computes on `threads` cores."""

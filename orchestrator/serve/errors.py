@@ -35,8 +35,8 @@ def context_exceeded(*, context: int, prompt_tokens: int, max_tokens: int) -> Ap
     """400 in OpenAI's words: prompt and completion do not fit into the model's context."""
     return ApiError(
         f"This model's maximum context length is {context} tokens, however you requested "
-        f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in your prompt; {max_tokens} for the completion). "
-        "Please reduce your prompt; or completion length.",
+        f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in your prompt; {max_tokens} for the "
+        "completion). Please reduce your prompt; or completion length.",
         param="prompt",
         code="context_length_exceeded",
     )

@@ -13,7 +13,7 @@ from orchestrator.errors import ServeError
 
 HOST = "127.0.0.1"
 MARK = "SLIPWAY_SERVICE"
-"""An environment variable that a supervisor gets and all its descendants inherit: finds them even when it is dead."""
+"""An environment variable that a supervisor gets and its descendants inherit: finds them when it is dead."""
 
 
 def marked(mark: str) -> list[int]:
@@ -36,7 +36,7 @@ def kill_marked(mark: str) -> None:
 
 
 def remove_ray_folders(pid: int) -> None:
-    """Remove what a supervisor that was killed could not: the folders that `cluster.connect` names after it."""
+    """Remove what a supervisor that was killed could not: folders that `cluster.connect` named after it."""
     for left in Path("/tmp").glob(f"slipway-ray-{pid}-*"):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -60,5 +60,5 @@ def check_port(port: int) -> None:
     if not port_is_free(port):
         raise ServeError(
             f"port {port} of {HOST} is in use",
-            fix="choose another with --port, or end what listens there; `slipway serve --status` lists Slipway's own",
+            fix="choose another with --port, or end what listens there; `slipway serve --status` lists ours",
         )

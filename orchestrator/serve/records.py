@@ -1,6 +1,6 @@
-"""What runs detached on this machine: a record for each service, alive as long as its supervisor holds a lock.
+"""What runs detached on this machine: a record for each service, alive while its supervisor holds a lock.
 
-They lie in `${XDG_STATE_HOME:-~/.local/state}/slipway/services`, apart from any store: PORT.json, PORT.lock, PORT.log.
+They are PORT.json, PORT.lock and PORT.log in `${XDG_STATE_HOME:-~/.local/state}/slipway/services`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def hold(port: int) -> Iterator[None]:
         while not _try_lock(file.fileno(), fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 raise ServeError(
-                    f"another supervisor serves on port {port}", fix=f"`slipway serve --stop --port {port}` ends it"
+                    f"another supervisor serves on port {port}",
+                    fix=f"`slipway serve --stop --port {port}` ends it",
                 )
             time.sleep(0.05)
         yield
@@ -105,12 +106,12 @@ def living() -> list[Record]:
         if is_held(record.port) or marked(record.mark):
             found.append(record)
         else:
-            _remove_dead(record.port)
+            remove_dead(record.port)
     return found
 
 
-def _remove_dead(port: int) -> None:
-    """Under the lock: a new supervisor of this port may have begun, and the record may be its own."""
+def remove_dead(port: int) -> None:
+    """Forget a service without a supervisor. Under the lock: a new one may have begun on this port."""
     with (folder() / f"{port}.lock").open("a") as file:
         if _try_lock(file.fileno(), fcntl.LOCK_EX):
             remove(port)

@@ -1,7 +1,8 @@
-"""The HTTP routes: OpenAI's completions API over an engine. Knows nothing of Ray: any ASGI server can host it."""
+"""The HTTP routes: OpenAI's completions API over an engine. Without Ray: any ASGI server can host them."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -74,7 +75,7 @@ async def _events(prepared: Prepared) -> AsyncGenerator[str, None]:
                 yield f"data: {chunk}\n\n"
         yield "data: [DONE]\n\n"
     except EngineError as error:
-        yield f"data: {_error_json(ApiError(str(error), status=500))}\n\n"
+        yield f"data: {json.dumps(ApiError(str(error), status=500).body())}\n\n"
 
 
 def _answer_errors(app: FastAPI) -> None:

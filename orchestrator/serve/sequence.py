@@ -59,7 +59,7 @@ class Sequence:
 
     @torch.inference_mode()
     def step(self) -> Piece:
-        """Make one token (none if none was asked for). The piece has a reason when the completion has ended."""
+        """Make one token (none if none was asked for). The piece of the last one says why it is the last."""
         if self._sampling.max_tokens == 0:
             return Piece("", 0, "length")
         token = sample(

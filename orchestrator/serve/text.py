@@ -36,8 +36,8 @@ class Detokenizer:
 class StopHolder:
     """Text up to the first stop text. What may be the beginning of one is held back until that is known.
 
-    The stop text that is complete first counts (of two at once, the longer), so that the result does not depend
-    on how the text was cut into pieces.
+    The stop text that is complete first counts (of two at once, the longer), so that the result does not
+    depend on how the text was cut into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

@@ -32,7 +32,10 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     TOKENS_PER_S: ("tokens/s", "target tokens of the step, over all workers, by the step's time"),
     STEP_TIME: ("s", "from the first sample of the step to the updated weights"),
     DATA_WAIT: ("s", "part of the step that waited for samples"),
-    CHECKPOINT_STALL: ("s", "time that the checkpoint after the step before held up this one; absent if there was none"),
+    CHECKPOINT_STALL: (
+        "s",
+        "time that the checkpoint after the step before held up this one; absent if there was none",
+    ),
     EVAL_LOSS: ("nats/token", "mean cross entropy of the validation split after the step"),
     EVAL_PERPLEXITY: ("", "exp(eval/loss)"),
 }

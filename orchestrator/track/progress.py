@@ -1,4 +1,4 @@
-"""Progress for people: a live bar on a terminal, plain lines in a log; always on stderr, never with `--json`'s document."""
+"""Progress for people: a live bar on a terminal, plain lines in a log; always on stderr, away from `--json`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,24 @@ def say(message: str) -> None:
 def bar(title: str, total: int, *, unit: str = "") -> Iterator[Callable[[int, str], None]]:
     """Progress of `total` units; yields `update(completed, note)`."""
     if console.is_terminal:
-        columns = (TextColumn("{task.description:<12}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"))
-        tail = (TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
+        )
+        tail = (
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, *tail, console=console, transient=False) as progress:
             task = progress.add_task(title, total=total, note="", unit=unit)
-            yield lambda completed, note="": progress.update(task, completed=completed, note=note)
+
+            def advance(completed: int, note: str = "") -> None:
+                progress.update(task, completed=completed, note=note)
+
+            yield advance
         return
     last_at = time.monotonic()
 

@@ -54,7 +54,7 @@ class NoTracker:
 
 
 def redact(value: Any, name: str = "") -> Any:
-    """Plain data with the values of secret-sounding keys replaced; placeholders such as `${env:NAME}` stay as they are."""
+    """Plain data with the values of secret-sounding keys replaced; `${env:NAME}` stays unresolved as it is."""
     if isinstance(value, dict):
         return {key: redact(item, str(key)) for key, item in value.items()}
     if isinstance(value, list):

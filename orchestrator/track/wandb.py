@@ -101,7 +101,7 @@ class WandbTracker:
             run = self._init()
             while (work := self._work.get()) is not None:
                 work(run)
-            run.finish(quiet=True)
+            run.finish()
         except Exception:  # noqa: BLE001 - a tracker may fail in any way, and training goes on in every case
             _log.warning("W&B failed; training goes on without it", exc_info=True)
 
@@ -126,13 +126,12 @@ class WandbTracker:
 
 
 def _artifact(path: Path, kind: str, facts: Mapping[str, Any]) -> Any:
-    """A reference to a folder of the store: its files stay where they are, W&B knows them by name and checksum."""
+    """A folder of the store as its manifest: names, sizes and checksums; the files themselves stay where they are."""
     import wandb
 
     name = path.name if kind == "dataset" else f"{path.parent.parent.name}-export"
-    artifact = wandb.Artifact(name, type=kind, metadata=dict(facts))
-    artifact.add_reference(path.resolve().as_uri(), checksum=False)
-    artifact.add_file(str(path / "manifest.json"), name="manifest.json")
+    artifact = wandb.Artifact(name, type=kind, metadata={**facts, "path": f"{path.parent.name}/{path.name}"})
+    artifact.add_file(str(path / "manifest.json"))
     return artifact
 
 

@@ -77,7 +77,9 @@ class DeepSpeedEngine:
         deepspeed = _import_deepspeed()
         self._group = group
         self._stage = train.zero.stage
-        self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        self._device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
         model = GPT(config).initialise(train.seed).to(self._device)
         self._names = [name for name, _ in model.named_parameters()]
         self._engine, *_ = deepspeed.initialize(
@@ -161,7 +163,7 @@ class DeepSpeedEngine:
             from deepspeed.utils import safe_get_full_fp32_param
 
             tensor = safe_get_full_fp32_param(parameter)
-            if tensor is not None:
+            if isinstance(tensor, Tensor):
                 return tensor
         return parameter.data
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,13 @@ from typing import Any
 from orchestrator.attempts import Attempt, writing_run
 from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint
 from orchestrator.data.dataset import Dataset
-from orchestrator.errors import SlipwayError, Stopped, TrainError, storage_error
+from orchestrator.errors import Interrupted, SlipwayError, Stopped, TrainError, storage_error
 from orchestrator.job import JobSpec
 from orchestrator.plan import ClusterView, Plan, make_plan, require_capacity
+from orchestrator.runfolder import clear_stop, create_run, request_stop
 from orchestrator.track import events
 from orchestrator.track.follow import following
 from orchestrator.track.progress import say
-from orchestrator.train.runfolder import clear_stop, create_run, request_stop
 
 _STOP_LIMIT_S = 60.0
 """How long workers may take to finish their step and save after a stop was asked for."""
@@ -37,9 +38,7 @@ class Trained:
     reused: bool
 
 
-def train(
-    job: JobSpec, run: Path, *, dataset: Dataset, identity: str, connect: Callable[[], ClusterView]
-) -> Trained:
+def train(job: JobSpec, run: Path, *, dataset: Dataset, identity: str, connect: Callable[[], ClusterView]) -> Trained:
     """Train a run to its last step: reused where that is done, resumed where a part is.
 
     Raises:
@@ -98,21 +97,21 @@ def _wait(ended: threading.Event, run: Path) -> None:
     try:
         while not ended.wait(0.2):
             pass
-    except KeyboardInterrupt as interrupt:
+    except (Interrupted, KeyboardInterrupt) as interrupt:
         say("stopping: the workers finish their step and save")
         request_stop(run)
-        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C does not wait for them
+        with contextlib.suppress(Interrupted, KeyboardInterrupt):  # a second Ctrl-C does not wait for them
             ended.wait(_STOP_LIMIT_S)
         saved = newest_checkpoint(run, say=say)
         raise Stopped(
-            f"{run.name} was stopped; " + (f"saved up to step {saved.step}" if saved else "it had not saved a step yet"),
+            f"{run.name} was stopped; "
+            + (f"saved up to step {saved.step}" if saved else "it had not saved a step yet"),
             fix="run the same command again: it continues",
-            signum=getattr(interrupt, "signum", 2),
+            signum=interrupt.signum if isinstance(interrupt, Interrupted) else signal.SIGINT,
         ) from None
 
 
 def _ray_train(plan: Plan, run: Path, job: JobSpec, attempt: Attempt) -> None:
-    import ray.train
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -176,5 +175,3 @@ def _explain(error: BaseException, run: Path) -> SlipwayError:
     )
     problem.__cause__ = error
     return problem
-
-

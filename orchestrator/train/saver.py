@@ -68,9 +68,7 @@ class Saver:
                 self._rank_0_files(folder, progress, weights or {}, logits_BTV)
             save_file({"torch_cpu": torch.get_rng_state()}, folder / layout.rng_file(self._group.rank))
 
-        return self._writer.write(
-            progress.step, fill=_both(self._state_writer, fill), manifest=manifest
-        )
+        return self._writer.write(progress.step, fill=_both(self._state_writer, fill), manifest=manifest)
 
     def restore(self, checkpoint: Checkpoint) -> Progress:
         """Go on where a checkpoint stands. Collective.
@@ -94,7 +92,10 @@ class Saver:
 
     def _rank_0_files(self, folder: Path, progress: Progress, weights: dict[str, Tensor], logits_BTV: Tensor) -> None:
         save_file(weights, folder / layout.WEIGHTS)
-        save_file({"input_ids": self._probe_ids_BT, "trainer_logits": logits_BTV.contiguous()}, folder / layout.PROBE)
+        save_file(
+            {"input_ids": self._probe_ids_BT, "trainer_logits": logits_BTV.contiguous()},
+            folder / layout.PROBE,
+        )
         write_json(folder / layout.MODEL_CONFIG, self._config.to_dict())
         write_json(folder / layout.PROGRESS, json.loads(progress.model_dump_json()))
         (folder / "job.yaml").write_text(job_to_yaml(self._job), encoding="utf-8")

@@ -1,7 +1,7 @@
 """One training process: under Ray Train, under torchrun, or alone.
 
-    python -m orchestrator.train.worker --run RUN_FOLDER
-    torchrun --nproc-per-node 2 -m orchestrator.train.worker --run RUN_FOLDER
+python -m orchestrator.train.worker --run RUN_FOLDER
+torchrun --nproc-per-node 2 -m orchestrator.train.worker --run RUN_FOLDER
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from orchestrator.errors import SlipwayError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
 from orchestrator.plan import cut_step
+from orchestrator.runfolder import read_run, stop_requested
 from orchestrator.track import events, metrics
 from orchestrator.track.follow import describe
 from orchestrator.track.metric_log import MetricLog, read_metrics
@@ -39,7 +40,6 @@ from orchestrator.track.wandb import RunIdentity, open_tracker
 from orchestrator.train.engine import DeepSpeedEngine
 from orchestrator.train.group import TorchGroup, join_group, leave_group
 from orchestrator.train.loop import Batching, Loop
-from orchestrator.train.runfolder import read_run, stop_requested
 from orchestrator.train.saver import Saver
 
 _PROBE_SAMPLES = 2
@@ -79,9 +79,7 @@ class _Parts:
     probe_ids_BT: torch.Tensor
 
     def saver(self, run: Path, attempt: Attempt) -> Saver:
-        writer = CheckpointWriter(
-            run, group=self.group, attempt=attempt, keep_last=self.job.train.checkpoint.keep_last
-        )
+        writer = CheckpointWriter(run, group=self.group, attempt=attempt, keep_last=self.job.train.checkpoint.keep_last)
         return Saver(
             writer,
             engine=self.engine,
@@ -159,7 +157,13 @@ def _hooks(
         return
     step = resumed.step if resumed else 0
     log = MetricLog(run, attempt=attempt, resumed_step=step)
-    events.record(run, "resumed" if resumed else "started", step=step, attempt=attempt.number, workers=parts.group.num_ranks)
+    events.record(
+        run,
+        "resumed" if resumed else "started",
+        step=step,
+        attempt=attempt.number,
+        workers=parts.group.num_ranks,
+    )
     tracker = _tracker(run, job, dataset)
     try:
         yield _RankHooks(run, job, attempt, saver, log, tracker)
@@ -173,7 +177,9 @@ def _tracker(run: Path, job: JobSpec, dataset: Dataset) -> Tracker:
     who = RunIdentity(identity.wandb_run_id(run.name), run.name, run)
     tracker = open_tracker(job.track.wandb, who, config=redact(job.model_dump(mode="json")), environ=environment())
     facts = {key: dataset.manifest[key] for key in ("hash", "vocab_size", "sources")}
-    tracker.used_dataset(dataset.path, {**facts, **{f"{s}_tokens": dataset.tokens(s) for s in dataset.manifest["splits"]}})
+    tracker.used_dataset(
+        dataset.path, {**facts, **{f"{s}_tokens": dataset.tokens(s) for s in dataset.manifest["splits"]}}
+    )
     return tracker
 
 

@@ -50,7 +50,8 @@ def test_frequencies_are_the_softmax_of_logits_over_temperature(temperature):
 
 
 def test_a_tiny_temperature_is_greedy_and_not_nan():
-    assert set(draws(20, temperature=1e-30)) == {4}
+    token = sample(100 * LOGITS_V, temperature=1e-37, top_p=1, generator=seeded(0), allowed_size=5)
+    assert token == 4
 
 
 @settings(deadline=None, max_examples=50)
@@ -100,9 +101,7 @@ def test_generation_ends_when_the_context_is_full():
     assert len(list(generate(model, [1] * 24, pick=greedy))) == 1
 
 
-@pytest.mark.parametrize(
-    ("prompt_T", "message"), [([], "prompt is empty"), ([1] * 25, "exceed the context of 24")]
-)
+@pytest.mark.parametrize(("prompt_T", "message"), [([], "prompt is empty"), ([1] * 25, "exceed the context of 24")])
 def test_prompts_that_cannot_be_continued_are_refused(prompt_T, message):
     with pytest.raises(ValueError, match=message):
         next(generate(GPT(CONFIG), prompt_T, pick=greedy))

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from model.attention import rotary_tables
 from model.config import ModelConfig
-from model.gpt import GPT, IGNORED_TARGET, token_losses
+from model.gpt import GPT, IGNORED_TARGET, Block, token_losses
 
 CONFIG = ModelConfig(vocab_size=67, layers=3, width=48, heads=6, kv_heads=2, hidden=80, context=32)
 
@@ -32,9 +33,7 @@ def test_a_seed_gives_the_same_weights_whatever_was_drawn_before():
 
 def test_a_seed_gives_bf16_weights_that_are_the_rounded_fp32_ones():
     wide, narrow = GPT(CONFIG).initialise(3), GPT(CONFIG).bfloat16().initialise(3)
-    assert all(
-        torch.equal(a.bfloat16(), b) for a, b in zip(wide.parameters(), narrow.parameters(), strict=True)
-    )
+    assert all(torch.equal(a.bfloat16(), b) for a, b in zip(wide.parameters(), narrow.parameters(), strict=True))
 
 
 def test_initial_weights_have_the_documented_deviations():
@@ -74,6 +73,14 @@ def test_each_dropout_acts_in_training_only(ids_BT, part):
     assert not torch.equal(quiet_BTV, model(ids_BT))
 
 
+def test_residual_dropout_covers_both_branches_of_a_block():
+    block = Block(replace(CONFIG, dropout=0.5))
+    block.dropout.p = 1.0
+    x_BTD = torch.randn(2, 32, 48)
+    rotary = rotary_tables(32, 8, theta=10_000.0, device=torch.device("cpu"))
+    assert torch.equal(block(x_BTD, rotary), x_BTD)
+
+
 def test_a_tied_table_is_one_parameter_with_the_gradient_of_both_uses(ids_BT):
     tied = GPT(CONFIG).initialise(0)
     untied = GPT(replace(CONFIG, tie_embeddings=False))
@@ -111,9 +118,7 @@ def test_more_tokens_than_the_context_are_refused():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows_in_a_block", [1, 7, 64, 1000])
-def test_losses_are_fp32_cross_entropies_however_they_are_blocked(
-    monkeypatch, ids_BT, dtype, rows_in_a_block
-):
+def test_losses_are_fp32_cross_entropies_however_they_are_blocked(monkeypatch, ids_BT, dtype, rows_in_a_block):
     monkeypatch.setattr("model.gpt._LOSS_BLOCK", rows_in_a_block * 67)
     logits_BTV = torch.randn(2, 32, 67).to(dtype).requires_grad_()
     targets_BT = ids_BT.clone()

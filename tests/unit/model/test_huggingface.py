@@ -125,9 +125,7 @@ def test_models_that_are_not_ours_are_refused_by_name(change, message):
 
 def test_missing_sizes_are_named():
     with pytest.raises(ValueError, match="hidden_size, num_attention_heads missing from config"):
-        from_hf_config(
-            {"model_type": "llama", "vocab_size": 9, "intermediate_size": 7, "num_hidden_layers": 1}
-        )
+        from_hf_config({"model_type": "llama", "vocab_size": 9, "intermediate_size": 7, "num_hidden_layers": 1})
 
 
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.bias", "transformer.wte.weight"])

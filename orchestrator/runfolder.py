@@ -32,9 +32,18 @@ def read_run(run: Path) -> tuple[JobSpec, Path]:
     Raises:
         StoreError: the folder is no run.
     """
+    return load_job(run / "job.yaml"), dataset_of(run)
+
+
+def dataset_of(run: Path) -> Path:
+    """The folder of the dataset that a run trains on.
+
+    Raises:
+        StoreError: the folder is no run.
+    """
     try:
         description: dict[str, Any] = json.loads((run / _DESCRIPTION).read_text(encoding="utf-8"))
-        return load_job(run / "job.yaml"), (run / description["dataset"]).resolve()
+        return Path(run / description["dataset"]).resolve()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{run} is not the folder of a run: {error}", fix="`slipway runs` lists them") from None
 

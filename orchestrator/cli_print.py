@@ -1,0 +1,120 @@
+"""How the command line shows things to people: tables, notes, the service's address."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.job import JobSpec
+from orchestrator.track.progress import console as notes
+
+if TYPE_CHECKING:
+    from orchestrator.run import Outcome
+    from orchestrator.serve.deploy import Service
+
+_out = Console(highlight=False)
+
+
+def print_plan(document: dict[str, Any]) -> None:
+    """The plan and the stages of `slipway plan`."""
+    plan = document["plan"]
+    numbers = Table(title=f"plan of {plan['job']}", show_header=False, title_justify="left")
+    parameters = f"{plan['parameters']:,}" if plan["parameters"] else "known once the tokenizer is"
+    rows = {
+        "model": f"{parameters} parameters",
+        "workers": f"{plan['workers']} on {plan['cluster']}",
+        "a step": f"{plan['samples_per_step']} samples; each worker: {plan['accumulation']} x {plan['micro_batch']}",
+        "training": f"{plan['steps']:,} steps, {plan['total_tokens']:,} tokens ({plan['warmup_tokens']:,} warm-up)",
+        "compute": f"{plan['training_flops']:.2e} FLOPs" if plan["training_flops"] else "unknown",
+        "state": f"{plan['state_bytes_per_worker'] / 1e6:,.1f} MB a worker, without activations"
+        if plan["state_bytes_per_worker"]
+        else "unknown",
+    }
+    for name, value in rows.items():
+        numbers.add_row(name, value)
+    _out.print(numbers)
+    stages = Table("stage", "status", "in the store", "", title_justify="left")
+    for name, stage in document["stages"].items():
+        stages.add_row(name, stage["status"], stage["path"] or "", stage["detail"] or "")
+    _out.print(stages)
+    for warning in document["warnings"]:
+        _out.print(f"warning: {warning}", markup=False)
+
+
+def announce_service(service: Service, outcome: Outcome, job: JobSpec, *, store: Path, stays: bool) -> None:
+    """What the service answered, where it is, and the command that serves it again."""
+    for sample in outcome.samples or []:
+        notes.print(f"\n> {sample['prompt']}", style="bold", markup=False)
+        notes.print(sample["completion"], markup=False)
+    run = Path(outcome.run or "").name
+    again = shlex.join(["slipway", "serve", run, "--store", str(store), "--port", str(service.port)])
+    notes.print(f"\n{'served' if stays else 'was served'} at  {service.url}  as  {service.model}", markup=False)
+    notes.print(f"{'Ctrl-C ends it; ' if stays else ''}serve it again:  {again}", markup=False, soft_wrap=True)
+
+
+def say_url(answer: dict[str, Any]) -> None:
+    """Where a service answers, and how to ask it."""
+    _out.print(f"{answer['model']} is served at {answer['url']}", markup=False)
+    body = f'{{"model": "{answer["model"]}", "prompt": "The ", "max_tokens": 32}}'
+    _out.print(
+        f"try:  curl {answer['url']}/completions -H 'Content-Type: application/json' -d '{body}'",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def print_outcome(document: dict[str, Any]) -> None:
+    """The end of `slipway run`."""
+    table = Table(show_header=False)
+    for name, value in document.items():
+        if value is not None and name not in ("samples", "stages"):
+            table.add_row(name, _number(value))
+    table.add_row("stages", ", ".join(f"{stage} {how}" for stage, how in document["stages"].items() if how))
+    _out.print(table)
+
+
+def print_runs(document: dict[str, Any]) -> None:
+    """The table of `slipway runs`."""
+    print_rows(document["runs"], leave_out=("name", "error"))
+
+
+def print_row(document: dict[str, Any]) -> None:
+    """One record."""
+    print_rows([document])
+
+
+def print_services(document: dict[str, Any]) -> None:
+    """The table of `slipway serve --status`."""
+    print_rows(document["services"], leave_out=("mark", "export"))
+
+
+def print_rows(rows: list[dict[str, Any]], leave_out: tuple[str, ...] = ()) -> None:
+    """Any list of records as a table."""
+    if not rows:
+        _out.print("none")
+        return
+    names = [name for name in rows[0] if name not in leave_out]
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*(_number(row.get(name)) for name in names))
+    _out.print(table)
+
+
+def print_checks(document: dict[str, Any]) -> None:
+    """The lines of `slipway doctor`."""
+    for check in document["checks"]:
+        _out.print(f"{'ok  ' if check['ok'] else 'FAIL'}  {check['name']:<14} {check['found']}", markup=False)
+        if check["fix"] and not check["ok"]:
+            _out.print(f"      fix: {check['fix']}", markup=False)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.1f}"
+    return (
+        "" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    )

@@ -1,0 +1,141 @@
+"""The story: one job file from text to a served model. Read this first.
+
+Each stage is idempotent: what is in the store already is reused, what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cluster.connect import Session
+from orchestrator.data.sources import list_sources
+from orchestrator.identity import run_hash
+from orchestrator.job import JobSpec
+from orchestrator.job_file import environment
+from orchestrator.plan import STAGES, Stage, make_plan, require_capacity
+from orchestrator.status import dataset_identity
+from orchestrator.store import Store, is_committed
+
+if TYPE_CHECKING:
+    from orchestrator.data.dataset import Dataset
+    from orchestrator.serve.deploy import Service
+    from orchestrator.train.launch import Trained
+
+
+@dataclass
+class Outcome:
+    """What a run has come to, as `--json` prints it: paths relative to the store, null for what was not reached."""
+
+    run: str | None = None
+    dataset: str | None = None
+    checkpoint: str | None = None
+    export: str | None = None
+    steps: int | None = None
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    tokens_per_s: float | None = None
+    resumed_from_step: int | None = None
+    samples: list[dict[str, str]] | None = None
+    stages: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(STAGES))
+
+
+def run(
+    job: JobSpec,
+    *,
+    store: Store,
+    session: Session,
+    until: Stage,
+    while_serving: Callable[[Service, Outcome], None],
+) -> Outcome:
+    """Take a job through its stages up to `until`; `while_serving` gets the service that has answered, and the outcome.
+
+    Raises:
+        SlipwayError: the first stage that cannot go on says why; what was done before stays.
+    """
+    require_capacity(job, session.view())
+    make_plan(job, session.view())  # a step that cannot be dealt to the workers is refused before anything starts
+    outcome = Outcome()
+    dataset = prepare_stage(job, store, session, outcome)
+    if until == "prepare":
+        return outcome
+    trained = train_stage(job, store, session, dataset, outcome)
+    if until == "train":
+        return outcome
+    export = export_stage(job, store, session, dataset, trained, outcome)
+    if until == "export":
+        return outcome
+    serve_stage(job, session, export, outcome, while_serving)
+    return outcome
+
+
+def prepare_stage(job: JobSpec, store: Store, session: Session, outcome: Outcome) -> Dataset:
+    """Text to Arrow shards."""
+    from orchestrator.data.prepare import prepare
+
+    listing = list_sources(job.data, environment())
+    identity = dataset_identity(job, listing)
+    reused = is_committed(store.dataset(job.name, identity))
+    dataset = prepare(job, store, listing=listing, identity=identity, connect=session.connect)
+    outcome.dataset = store.relative(dataset.path)
+    outcome.stages["prepare"] = "reused" if reused else "done"
+    return dataset
+
+
+def train_stage(job: JobSpec, store: Store, session: Session, dataset: Dataset, outcome: Outcome) -> Trained:
+    """Shards to the checkpoint of the last step."""
+    from orchestrator.track.metric_log import read_metrics
+    from orchestrator.track.metrics import typical_tokens_per_s
+    from orchestrator.train.launch import train
+
+    identity = run_hash(job, dataset.hash)
+    folder = store.run(job.name, identity)
+    outcome.run = store.relative(folder)
+    trained = train(job, folder, dataset=dataset, identity=identity, connect=session.connect)
+    progress = trained.checkpoint.progress
+    outcome.checkpoint = store.relative(trained.checkpoint.path)
+    outcome.steps, outcome.resumed_from_step = progress.step, trained.resumed_from_step
+    outcome.train_loss, outcome.validation_loss = progress.train_loss, progress.validation_loss
+    outcome.tokens_per_s = typical_tokens_per_s(read_metrics(folder))
+    outcome.stages["train"] = "reused" if trained.reused else "done"
+    return trained
+
+
+def export_stage(
+    job: JobSpec, store: Store, session: Session, dataset: Dataset, trained: Trained, outcome: Outcome
+) -> Path:
+    """A checkpoint to a Hugging Face folder that carries its proof."""
+    from orchestrator.export.stage import export_checkpoint
+
+    made = export_checkpoint(job, trained.checkpoint, dataset=dataset, at_end=session.at_end)
+    outcome.export = store.relative(made.path)
+    outcome.stages["export"] = "reused" if made.reused else "done"
+    return made.path
+
+
+def serve_stage(
+    job: JobSpec,
+    session: Session,
+    export: Path,
+    outcome: Outcome,
+    while_serving: Callable[[Service, Outcome], None],
+) -> None:
+    """An export to a service that has proven it and answered the job's prompts."""
+    from orchestrator.serve.deploy import ask, deploy
+
+    session.connect()
+    service = deploy(export, settings=job.serve, model_name=job.name, port=job.serve.port)
+    try:
+        outcome.samples = ask(service, job.serve.probe_prompts, max_tokens=min(64, job.serve.max_tokens))
+        outcome.stages["serve"] = "done"
+        while_serving(service, outcome)
+    finally:
+        if session.address is None:  # on somebody's cluster the service lives on
+            service.stop()
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """The document of `slipway run --json`."""
+    return dict(vars(outcome))
