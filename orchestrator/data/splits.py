@@ -81,8 +81,8 @@ def decide(documents: Documents, shares: Split) -> SplitDecision:
     wanted = {TRAIN: 1.0 - shares.validation - shares.test, VALIDATION: shares.validation, TEST: shares.test}
     moved: dict[bytes, str] = {}
     missing: list[str] = []
-    for name in members:
-        if members[name]:
+    for name, own in members.items():
+        if own:
             continue
         giver = max(members, key=lambda m: (sum(sizes[d] for d in members[m]), m))
         target = wanted[name] * total
@@ -92,7 +92,7 @@ def decide(documents: Documents, shares: Split) -> SplitDecision:
             continue
         chosen = min(fits, key=lambda d: (abs(sizes[d] - target), d))
         members[giver].remove(chosen)
-        members[name].add(chosen)
+        own.add(chosen)
         moved[chosen] = name
     if not missing:
         return SplitDecision(shares, moved)
@@ -105,7 +105,7 @@ def _with_cut(
     longest = max(sizes, key=lambda d: (sizes[d], d), default=b"")
     if sizes.get(longest, 0) <= 4 * len(missing):  # a character of UTF-8 has up to 4 bytes
         raise DataError(
-            f"there are {len(sizes)} document(s) and {sum(sizes.values())} bytes of text: too little for the splits asked for",
+            f"{len(sizes)} document(s) with {sum(sizes.values())} bytes of text are too little for the splits asked for",
             fix="add text, or set data.split.validation and data.split.test to 0",
         )
     moved, tails = dict(decision.moved), [n for n in missing if n != TRAIN]

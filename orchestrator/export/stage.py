@@ -100,7 +100,7 @@ def _facts(job: JobSpec, run: Path, checkpoint: Checkpoint, dataset: Dataset) ->
         name=job.name,
         run=run.name,
         dataset=dataset.path.name,
-        data=f"{paths}: {sources['files']:,} files, {sources['bytes']:,} bytes, {dataset.tokens('train'):,} training tokens",
+        data=f"{paths}: {sources['files']:,} files, {sources['bytes']:,} bytes; {dataset.tokens('train'):,} tokens",
         tokens=progress.tokens,
         train_loss=progress.train_loss,
         validation_loss=progress.validation_loss,

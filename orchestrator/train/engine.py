@@ -74,7 +74,8 @@ class DeepSpeedEngine:
     def __init__(
         self, config: ModelConfig, train: Train, *, group: TorchGroup, micro_batch: int, accumulation: int
     ) -> None:
-        deepspeed = _import_deepspeed()
+        deepspeed = import_deepspeed()
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         self._group = group
         self._stage = train.zero.stage
         self._device = (
@@ -205,8 +206,8 @@ def _adamw(model: torch.nn.Module, train: Train) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=o.learning_rate, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
 
 
-def _import_deepspeed() -> Any:
-    """Import DeepSpeed quietly, without its shared-memory op.
+def import_deepspeed() -> Any:
+    """DeepSpeed, imported quietly and without its shared-memory op.
 
     That op serves inference only, yet `init_distributed` compiles it at first use: 50 s, and a start that hangs for
     ever where such a build was killed once. Training goes through gloo or NCCL, so it is switched off.
@@ -217,5 +218,4 @@ def _import_deepspeed() -> Any:
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return deepspeed

@@ -1,0 +1,96 @@
+"""Hand a job to a cluster that is up, through Ray's Jobs API; the driver runs there, logs follow here."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from orchestrator.cluster.connect import prepare_environment
+from orchestrator.errors import CapacityError, Interrupted
+from orchestrator.job import JobSpec
+from orchestrator.job_file import job_to_yaml
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """How it ended, or that it goes on without us."""
+
+    document: dict[str, Any]
+    exit_code: int
+
+
+def submit_and_follow(job: JobSpec, *, address: str, store: Path, until: str) -> Submitted:
+    """Submit `slipway run` of a job to a cluster and follow its log; Ctrl-C detaches.
+
+    The store, and sources without a placeholder, are paths that the cluster's nodes share.
+
+    Raises:
+        CapacityError: no Ray dashboard answers at the address, or it does not take our token.
+    """
+    prepare_environment()
+    client = _client(address)
+    with tempfile.TemporaryDirectory(prefix="slipway-submit-") as folder:
+        (Path(folder) / "job.yaml").write_text(job_to_yaml(with_absolute_paths(job)), encoding="utf-8")
+        submission = client.submit_job(
+            entrypoint=entrypoint(address, store=store, until=until),
+            runtime_env={"working_dir": folder},
+            submission_id=f"slipway-{job.name}-{uuid.uuid4().hex[:8]}",
+            metadata={"slipway": job.name},
+        )
+    sys.stderr.write(f"submitted {submission}; Ctrl-C detaches\n")
+    try:
+        asyncio.run(_follow(client, submission))
+    except (KeyboardInterrupt, Interrupted):
+        sys.stderr.write(f"detached; the job goes on: ray job logs --address {address} -f {submission}\n")
+        return Submitted({"job": submission, "status": "RUNNING"}, 0)
+    info = client.get_job_info(submission)
+    code = info.driver_exit_code if info.driver_exit_code is not None else 5
+    return Submitted({"job": submission, "status": str(info.status.value)}, code)
+
+
+def entrypoint(address: str, *, store: Path, until: str) -> str:
+    """The command that the cluster runs. Nothing secret is in it: it shows in the dashboard."""
+    # On another machine the environment is another one; on this one, it is the one we run in.
+    python = sys.executable if urlparse(address).hostname in _LOOPBACK else "python"
+    command = [python, "-m", "orchestrator.cli", "run", "job.yaml", "--address", "auto", "--store", str(store)]
+    return shlex.join([*command, "--until", until, "--json"])
+
+
+def with_absolute_paths(job: JobSpec) -> JobSpec:
+    """The job with relative sources as seen from here: the driver starts in another folder."""
+
+    def absolute(path: str) -> str:
+        return path if path.startswith(("$", "/", "~")) or "://" in path else str(Path.cwd() / path)
+
+    sources = [source.model_copy(update={"path": absolute(source.path)}) for source in job.data.sources]
+    given = job.data.tokenizer.path
+    tokenizer = job.data.tokenizer.model_copy(update={"path": absolute(given) if given else None})
+    data = job.data.model_copy(update={"sources": sources, "tokenizer": tokenizer})
+    return job.model_copy(update={"data": data})
+
+
+def _client(address: str) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise CapacityError(
+            f"no Ray dashboard takes jobs at {address}: {str(error).splitlines()[0]}",
+            fix="give the dashboard's URL, such as http://127.0.0.1:8265, and have the cluster's token in ~/.ray/auth_token",
+        ) from None
+
+
+async def _follow(client: Any, submission: str) -> None:
+    async for lines in client.tail_job_logs(submission):
+        sys.stderr.write(lines)
+        sys.stderr.flush()
