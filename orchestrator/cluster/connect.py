@@ -31,6 +31,7 @@ _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # how soon the end of the workers is noticed; 2 s by default
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; silences a warning in every worker
+    "RAY_worker_niceness": "0",  # Ray runs its workers at 15: whatever else runs on the machine would starve them
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
 }
 

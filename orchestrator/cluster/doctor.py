@@ -59,7 +59,9 @@ def _packages(_store: Path) -> Iterator[Check]:
     for name in _PACKAGES:
         asked = next((r.partition(";")[0] for r in requires("slipway") or [] if r.startswith(name)), name)
         try:
-            yield Check(name, _satisfies(asked, version(name)), f"{version(name)} (asked: {asked.strip()})", "make setup")
+            yield Check(
+                name, _satisfies(asked, version(name)), f"{version(name)} (asked: {asked.strip()})", "make setup"
+            )
         except PackageNotFoundError:
             yield Check(name, False, "not installed", "make setup")
 
@@ -72,9 +74,7 @@ def _satisfies(requirement: str, found: str) -> bool:
 
 def _compiler(_store: Path) -> Iterator[Check]:
     found = shutil.which("g++") or shutil.which("c++")
-    yield Check(
-        "compiler", True, found or "none; only needed where DeepSpeed compiles an op (offload)", "install g++"
-    )
+    yield Check("compiler", True, found or "none; only needed where DeepSpeed compiles an op (offload)", "install g++")
 
 
 def _deepspeed(_store: Path) -> Iterator[Check]:
@@ -96,7 +96,10 @@ def _machine(_store: Path) -> Iterator[Check]:
     yield Check("resources", True, local_view().describe())
     shm = shutil.disk_usage("/dev/shm")
     yield Check(
-        "/dev/shm", shm.free >= _WANTED_SHM_BYTES, f"{shm.free / 1e9:.1f} GB free", "free /dev/shm or mount a larger one"
+        "/dev/shm",
+        shm.free >= _WANTED_SHM_BYTES,
+        f"{shm.free / 1e9:.1f} GB free",
+        "free /dev/shm or mount a larger one",
     )
 
 
@@ -143,7 +146,9 @@ def _ray(_store: Path) -> Iterator[Check]:
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=_RAY_LIMIT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        yield Check("ray", False, f"does not start within {_RAY_LIMIT_S:g} s", "look for other Ray processes: ray status")
+        yield Check(
+            "ray", False, f"does not start within {_RAY_LIMIT_S:g} s", "look for other Ray processes: ray status"
+        )
         return
     ok = done.returncode == 0
     lines = (done.stdout if ok else done.stderr).strip().splitlines()
@@ -153,5 +158,7 @@ def _ray(_store: Path) -> Iterator[Check]:
 def _wandb(_store: Path) -> Iterator[Check]:
     mode = os.environ.get("WANDB_MODE")
     key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
-    what = f"WANDB_MODE={mode}" if mode else "online, a key is there" if key else "offline: no key; `wandb login` sets one"
+    what = (
+        f"WANDB_MODE={mode}" if mode else "online, a key is there" if key else "offline: no key; `wandb login` sets one"
+    )
     yield Check("w&b", True, what)

@@ -145,7 +145,7 @@ def _worker_main(config: dict[str, Any]) -> None:
     run = Path(config["run"])
     rank = get_context().get_world_rank()
     with _output_to(run / "logs" / f"rank-{rank:05d}.log"):
-        run_worker(run, attempt=Attempt(run, config["attempt"]), group=TorchGroup())
+        run_worker(run, attempt=Attempt(run, config["attempt"]), group=TorchGroup(), launched_at=config["launched_at"])
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,23 +47,44 @@ _PROBE_SAMPLES = 2
 _PROBE_TOKENS = 64
 
 
-def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup) -> Progress:
+def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: float | None = None) -> Progress:
     """Train a run from its newest checkpoint to its end. Collective: every rank calls it.
+
+    `launched_at` is when somebody began to start the workers (`time.time`): what passes until the first step is
+    accounted for in events.jsonl.
 
     Raises:
         SlipwayError: what went wrong and what to do; nothing is half-written.
     """
+    startup = Startup(launched_at or time.time())
     with attempt.working():
         job, dataset_path = read_run(run)
         dataset = open_dataset(dataset_path, verify=False)
         torch.set_num_threads(job.train.workers.cpus)
         torch.manual_seed(job.train.seed * 1_000_003 + group.rank)
-        parts = _assemble(run, job, dataset, group)
+        parts = _assemble(job, dataset, group)
+        startup.mark("engine_s")
         checkpoint = _agree_on_checkpoint(run, group)
         progress = parts.saver(run, attempt).restore(checkpoint) if checkpoint else Progress()
-        with _hooks(run, job, dataset, attempt=attempt, parts=parts, resumed=checkpoint) as hooks:
+        startup.mark("restore_s")
+        with _hooks(run, job, dataset, attempt=attempt, parts=parts, resumed=checkpoint, startup=startup) as hooks:
             loop = Loop(parts.engine, group, job.train, parts.batching, parts.loader, parts.validation, hooks)
             return loop.run(progress)
+
+
+class Startup:
+    """Where the time between the launch and the first step goes."""
+
+    def __init__(self, launched_at: float) -> None:
+        self._last_at = launched_at
+        self.spans: dict[str, float] = {}
+        self.mark("workers_s")
+
+    def mark(self, name: str) -> None:
+        """The time since the mark before belongs to `name`."""
+        now = time.time()
+        self.spans[name] = round(now - self._last_at, 3)
+        self._last_at = now
 
 
 @dataclass
@@ -90,7 +112,7 @@ class _Parts:
         )
 
 
-def _assemble(run: Path, job: JobSpec, dataset: Dataset, group: TorchGroup) -> _Parts:
+def _assemble(job: JobSpec, dataset: Dataset, group: TorchGroup) -> _Parts:
     context = job.model.context
     samples_per_step = job.train.batch_tokens // context
     micro_batch, accumulation = cut_step(job, group.num_ranks)
@@ -149,7 +171,14 @@ class _RankHooks:
 
 @contextlib.contextmanager
 def _hooks(
-    run: Path, job: JobSpec, dataset: Dataset, *, attempt: Attempt, parts: _Parts, resumed: Checkpoint | None
+    run: Path,
+    job: JobSpec,
+    dataset: Dataset,
+    *,
+    attempt: Attempt,
+    parts: _Parts,
+    resumed: Checkpoint | None,
+    startup: Startup,
 ) -> Iterator[_RankHooks]:
     saver = parts.saver(run, attempt)
     if parts.group.rank != 0:
@@ -163,6 +192,7 @@ def _hooks(
         step=step,
         attempt=attempt.number,
         workers=parts.group.num_ranks,
+        startup=startup.spans,
     )
     tracker = _tracker(run, job, dataset)
     try:
