@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from model.config import ModelConfig, default_hidden
 
@@ -51,7 +51,7 @@ class Tokenizer(Section):
     """Tokens to train, the end-of-text token included. A small text may yield fewer."""
     sample_bytes: Positive = 32_000_000
     """Text that the tokenizer is trained on, at most."""
-    path: str | None = None
+    path: Annotated[str, Field(min_length=1)] | None = None
     """A `tokenizer.json` to use as it is."""
 
     @model_validator(mode="before")
@@ -65,6 +65,10 @@ class Tokenizer(Section):
                 raise ValueError(f"path names a finished tokenizer, so {', '.join(clash)} cannot be given beside it")
             return data
         return {"train": "bpe", **data}
+
+    @model_serializer(mode="wrap")
+    def _as_it_may_be_read(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return whole(self) if self.path is None else {"path": self.path}
 
 
 class Split(Section):
@@ -293,6 +297,9 @@ class JobSpec(Section):
             raise ValueError(
                 f"train.batch_tokens {batch} is not a multiple of model.context {context}; the nearest is {nearest}"
             )
+        rows, tokens = self.model.vocab_size, self.data.tokenizer.vocab_size
+        if rows is not None and self.data.tokenizer.train and rows < tokens:
+            raise ValueError(f"model.vocab_size {rows} is below data.tokenizer.vocab_size {tokens}: it does not fit")
         if self.train.schedule.warmup_steps > self.train.steps:
             raise ValueError(
                 f"train.schedule.warmup_steps {self.train.schedule.warmup_steps} is above "

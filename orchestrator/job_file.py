@@ -40,6 +40,14 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever `_Loader` would read as something else than text, the name `1e3` among it."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
 @dataclass
 class Tree:
     """A parsed document: plain data, and where each key stands, as `file:line` or `--set key`."""
@@ -74,7 +82,7 @@ def validate_job(tree: Tree) -> JobSpec:
 
 def job_to_yaml(job: JobSpec) -> str:
     """The whole resolved job; `load_job` of it gives the same JobSpec."""
-    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(job.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def resolve_env(text: str, environ: Mapping[str, str]) -> str:
@@ -125,12 +133,7 @@ def _parse(path: Path) -> Tree:
         raise JobError(f"the job file {path} cannot be read: {error}", fix="it must be a UTF-8 text file") from None
     where: dict[KeyPath, str] = {}
     try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            data = _build(loader, node, (), where, str(path)) if node is not None else None
-        finally:
-            loader.dispose()
+        data = _plain_data(text, where, str(path))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -144,9 +147,22 @@ def _parse(path: Path) -> Tree:
     return Tree(data, where)
 
 
+def _plain_data(text: str, where: dict[KeyPath, str], file: str) -> Any:
+    """Parse one document; None for an empty one. Notes in `where` the place of each key."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        return _build(loader, node, (), where, file) if node is not None else None
+    finally:
+        loader.dispose()
+
+
 def _build(loader: _Loader, node: yaml.Node, at: KeyPath, where: dict[KeyPath, str], file: str) -> Any:
     """Construct plain data from a node, noting each key's line; refuses repeated keys."""
     where[at] = f"{file}:{node.start_mark.line + 1}"
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
+        problem = f"could not determine a constructor for the tag {node.tag!r}"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
         result: dict[str, Any] = {}
@@ -172,8 +188,8 @@ def _apply_override(tree: Tree, override: str) -> None:
     if not equals or not all(keys):
         raise JobError(f"--set {override!r} has no value", fix="write --set train.steps=100")
     try:
-        value = yaml.load(text, Loader=_Loader) if text.strip() else ""  # a SafeLoader: plain data only
-    except yaml.YAMLError as error:
+        value = _plain_data(text, {}, f"--set {key.strip()}") if text.strip() else ""
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise JobError(f"--set {override!r}: the value is not valid YAML: {error}", fix="quote it") from None
     nested: Any = value
     where: dict[KeyPath, str] = {}

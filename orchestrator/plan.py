@@ -83,7 +83,7 @@ def make_plan(job: JobSpec, view: ClusterView, *, vocab_size: int | None = None)
     is still to be trained counts with the size the job asks for.
 
     Raises:
-        JobError: a step has fewer samples than workers.
+        JobError: a step has fewer samples than workers, or the tokenizer has more tokens than the model.
     """
     fit = workers_that_fit(job.train.workers, view)
     fits = fit >= job.train.workers.min
@@ -96,6 +96,8 @@ def make_plan(job: JobSpec, view: ClusterView, *, vocab_size: int | None = None)
             fix=f"set train.batch_tokens to at least {workers * job.model.context}, or lower train.workers.max",
         )
     micro_batch, accumulation = cut_step(job, workers)
+    if vocab_size is not None:
+        require_vocabulary(job, vocab_size)
     vocab = vocab_size or job.model.vocab_size or (job.data.tokenizer.vocab_size if job.data.tokenizer.train else None)
     config = job.model.config(vocab) if vocab else None
     total_tokens = job.train.steps * job.train.batch_tokens

@@ -16,7 +16,7 @@ from orchestrator.identity import run_hash
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
 from orchestrator.plan import STAGES, Stage, make_plan, require_capacity
-from orchestrator.status import dataset_identity
+from orchestrator.status import dataset_identity, given_vocabulary
 from orchestrator.store import Store, is_committed
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def run(
     Raises:
         SlipwayError: the first stage that cannot go on says why; what was done before stays.
     """
-    require_capacity(job, session.view())
-    make_plan(job, session.view())  # a step that cannot be dealt to the workers is refused before anything starts
+    refuse_early(job, session, until)
     outcome = Outcome()
     dataset = prepare_stage(job, store, session, outcome)
     if until == "prepare":
@@ -69,6 +68,17 @@ def run(
         return outcome
     serve_stage(job, session, export, outcome, while_serving)
     return outcome
+
+
+def refuse_early(job: JobSpec, session: Session, until: Stage) -> None:
+    """What would stop a later stage for sure is said before the first one starts."""
+    view = session.view()
+    require_capacity(job, view)
+    make_plan(job, view, vocab_size=given_vocabulary(job))
+    if until == "serve" and session.address is None:
+        from orchestrator.serve.processes import check_port
+
+        check_port(job.serve.port)
 
 
 def prepare_stage(job: JobSpec, store: Store, session: Session, outcome: Outcome) -> Dataset:

@@ -59,31 +59,33 @@ def prove(export: Path, settings: Serve) -> None:
 def deploy(export: Path, *, settings: Serve, model_name: str, port: int, proof: Future[None] | None = None) -> Service:
     """Serve an export on this Ray; returns when it is ready and warm: it has answered a request through HTTP.
 
-    `proof` is a call of `prove` that is under way already; None has it made here, while Serve starts.
+    `proof` is a call of `prove` that is under way already; None has it made here, while Serve starts. A service
+    that runs on this Ray already is replaced: its replicas go when the new ones are ready.
 
     Raises:
         StoreError: the export is not the one that was written.
         ServeError: its probe fails, the port is taken, or no replica becomes ready. Nothing is left running.
         CapacityError: the smallest number of replicas does not fit on this Ray.
     """
-    check_port(port)
+    service = Service(f"http://{HOST}:{port}/v1", model_name, port)
+    running = _controller()
+    if running is None:
+        check_port(port)
+    else:
+        _check_port_of(running, port)
     _check_capacity(settings)
+    if proof is not None and proof.done():
+        proof.result()  # refused before anything starts
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     # Each of these starts processes or imports torch, for seconds on a core of its own: side by side.
-    with ThreadPoolExecutor(2) as pool, _shut_down_on_error():
+    with ThreadPoolExecutor(2) as pool, _shut_down_on_error() if running is None else contextlib.nullcontext():
         proof = proof or pool.submit(prove, export, settings)
         starting = pool.submit(_start_serve, port)
         _wait_until(lambda: starting.done() or _controller() is not None, _ANSWER_LIMIT_S, "Serve does not start")
         proof.result()
-        # Not at the top: it imports torch, which the proof does in its thread while Serve starts.
-        from orchestrator.serve.app import build_application
-
-        application = build_application(export, settings=settings, model_name=model_name)
-        target = serve.RunTarget(target=application, name=APP_NAME, route_prefix="/")
-        serve.run_many([target], wait_for_applications_running=False)
+        _deploy_proven(export, settings, service)
         starting.result()
         _wait_until(_is_running, _READY_LIMIT_S, "no replica is ready")
-        service = Service(f"http://{HOST}:{port}/v1", model_name, port)
         _wait_until(lambda: _answers(service), _ANSWER_LIMIT_S, f"port {port} does not answer")
     return service
 
@@ -113,6 +115,24 @@ def ask(
                 raise ServeError(f"the service at {service.url} did not complete {prompt!r}: {error}") from error
             completions.append({"prompt": prompt, "completion": answer.choices[0].text})
     return completions
+
+
+def _check_port_of(running: Any, port: int) -> None:
+    """Serve that runs on this Ray already, for an earlier service, goes on with the port it has."""
+    listens = ray.get(running.get_http_config.remote()).port
+    if listens != port:
+        raise ServeError(
+            f"Ray Serve listens on port {listens} of this Ray already, not on {port}", fix=f"use {listens}"
+        )
+
+
+def _deploy_proven(export: Path, settings: Serve, service: Service) -> None:
+    # Not at the top: it imports torch, which the proof does in its thread while Serve starts.
+    from orchestrator.serve.app import build_application
+
+    application = build_application(export, settings=settings, model_name=service.model)
+    target = serve.RunTarget(target=application, name=APP_NAME, route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
 
 
 def _check_capacity(settings: Serve) -> None:

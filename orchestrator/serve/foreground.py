@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.connect import connected
-from orchestrator.errors import Stopped
+from orchestrator.errors import Interrupted
 from orchestrator.job import Serve
 from orchestrator.serve.processes import check_port
 
@@ -26,17 +26,16 @@ def serve_foreground(
 ) -> None:
     """Serve until SIGINT or SIGTERM; calls `ready` once it answers. Nothing is left running, however it ends.
 
-    Returns when a signal ended a service that was ready: that is how one ends it.
+    Returns when a signal ended a service that was ready: that is how one ends it. Only for the main thread.
 
     Raises:
-        Stopped: a signal came before.
+        Interrupted: a signal came before.
         SlipwayError: as `deploy`.
     """
     check_port(port)
-    with ThreadPoolExecutor(1) as pool, _stoppable() as arm:
+    with ThreadPoolExecutor(1) as pool, _one_signal():
         proof = pool.submit(_prove, export, settings)  # beside Ray's start, which mostly waits
         with connected():
-            arm()  # ray.init puts its own handler of SIGTERM in the place of ours
             from orchestrator.serve.deploy import deploy
 
             service = deploy(export, settings=settings, model_name=model_name, port=port, proof=proof)
@@ -44,7 +43,7 @@ def serve_foreground(
                 ready(service)
                 while True:
                     signal.pause()
-            except Stopped:
+            except Interrupted:
                 return
             finally:
                 service.stop()
@@ -57,27 +56,19 @@ def _prove(export: Path, settings: Serve) -> None:
 
 
 @contextmanager
-def _stoppable() -> Iterator[Callable[[], None]]:
-    """The first signal raises Stopped; those that follow are ignored, so that nothing interrupts the ending.
+def _one_signal() -> Iterator[None]:
+    """The first SIGINT or SIGTERM raises Interrupted; those that follow are ignored: nothing interrupts the ending."""
+    raised = False
 
-    Gives a function that takes the signals back from whoever has taken them since.
-    """
-    stopped = False
+    def handle(signum: int, _frame: FrameType | None) -> None:
+        nonlocal raised
+        if not raised:
+            raised = True
+            raise Interrupted(signum)
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        if not stopped:
-            stopped = True
-            raise Stopped(f"stopped by {signal.Signals(signum).name}", signum=signum)
-
-    def arm() -> None:
-        for signum in _SIGNALS:
-            signal.signal(signum, stop)
-
-    before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
-    arm()
+    before = {signum: signal.signal(signum, handle) for signum in _SIGNALS}
     try:
-        yield arm
+        yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -29,7 +29,10 @@ def build_app(served: Served) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> Response:
-        await served.engine.check(timeout_s=HEALTH_TIMEOUT_S)
+        try:
+            await served.engine.check(timeout_s=HEALTH_TIMEOUT_S)
+        except EngineError as error:
+            raise ApiError(str(error), status=503) from error
         return JSONResponse({"status": "ok", "model": served.name})
 
     @app.get("/v1/models")
@@ -87,7 +90,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(EngineError)
     async def engine_failed(request: Request, error: EngineError) -> Response:
-        return JSONResponse(ApiError(str(error), status=503).body(), 503)
+        return JSONResponse(ApiError(str(error), status=500).body(), 500)
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from orchestrator.errors import SlipwayError
+from orchestrator.errors import Interrupted, SlipwayError
 from orchestrator.job import Serve
 from orchestrator.serve import records
 from orchestrator.serve.detached import KEEP
@@ -39,6 +39,8 @@ def main() -> int:
         logging.getLogger(__name__).error("%s", error)
         _say(report, error.as_json())
         return error.exit_code
+    except Interrupted as interrupt:
+        return 128 + interrupt.signum
     return 0
 
 

@@ -78,9 +78,7 @@ class DeepSpeedEngine:
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         self._group = group
         self._stage = train.zero.stage
-        self._device = (
-            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        )
+        self._device = _own_device()
         model = GPT(config).initialise(train.seed).to(self._device)
         self._names = [name for name, _ in model.named_parameters()]
         self._engine, *_ = deepspeed.initialize(
@@ -195,6 +193,15 @@ def _as_os_error(error: OSError | RuntimeError, path: Path) -> OSError:
         return error
     full = shutil.disk_usage(path.parent).free < _NEARLY_FULL_BYTES
     return OSError(errno.ENOSPC if full else errno.EIO, str(error).splitlines()[0], str(path))
+
+
+def _own_device() -> torch.device:
+    """This rank's GPU, or the CPU. A rank may see the GPUs of all ranks of its node, or its own alone."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def _adamw(model: torch.nn.Module, train: Train) -> torch.optim.AdamW:

@@ -47,6 +47,7 @@ def join_group() -> TorchGroup:
         if "RANK" in os.environ:
             dist.init_process_group(backend)
         else:
+            os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
             # Port 0: the store listens on a free port of its own, so any number of such runs get along.
             store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
             dist.init_process_group(backend, store=store, rank=0, world_size=1)

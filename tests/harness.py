@@ -1,0 +1,65 @@
+"""What several integration tests share: a runner on the shared Ray, and the command line as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster.connect import Session
+from orchestrator.job import JobSpec
+from orchestrator.job_file import load_job
+from orchestrator.plan import Stage
+from orchestrator.run import Outcome, run
+from orchestrator.store import Store
+
+
+@dataclass
+class Runner:
+    """Runs jobs in this process, on the shared Ray."""
+
+    job_file: Path
+    session: Session
+
+    def job(self, *sets: str) -> JobSpec:
+        return load_job(self.job_file, list(sets))
+
+    def __call__(self, store: Path, *sets: str, until: Stage = "train") -> Outcome:
+        return run(
+            self.job(*sets), store=Store(store), session=self.session, until=until, while_serving=lambda *_: None
+        )
+
+
+@dataclass
+class Result:
+    """The end of a command."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on stdout."""
+        return json.loads(self.stdout)  # type: ignore[no-any-return]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "WANDB_MODE": "offline", **more}
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "orchestrator.cli", *map(str, args)]
+
+
+def losses(store: Path, outcome_run: str) -> list[float]:
+    lines = (store / outcome_run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["train/loss"] for line in lines]
+
+
+def steps(store: Path, outcome_run: str) -> list[int]:
+    lines = (store / outcome_run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["train/step"] for line in lines]

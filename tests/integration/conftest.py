@@ -1,0 +1,87 @@
+"""One Ray for all integration tests, small text, and the command line as a user calls it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import Result, Runner, command, environment
+
+from orchestrator.cluster.connect import Session
+
+WORDS = "the ship sails at dawn and the crew sings of harbours, storms, ropes, gulls and home".split()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty small documents, the same on every machine."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(7)
+    for i in range(60):
+        lines = (" ".join(rng.choices(WORDS, k=9)) for _ in range(rng.randint(20, 60)))
+        (folder / f"doc-{i:02d}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def job_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job in the quickstart's shape, in small: fp32, so that losses can be compared to the last bit."""
+    path = tmp_path_factory.mktemp("jobs") / "tiny.yaml"
+    path.write_text(
+        f"""\
+name: tiny
+data:
+  sources: [{{path: {corpus}, include: "*.txt", format: text}}]
+  tokenizer: {{train: bpe, vocab_size: 320}}
+  split: {{validation: 0.05, test: 0.05}}
+model: {{kind: gpt, layers: 2, width: 32, heads: 2, kv_heads: 1, context: 32, dropout: 0.1}}
+train:
+  steps: 12
+  batch_tokens: 320
+  optimizer: {{learning_rate: 3.0e-3}}
+  schedule: {{name: cosine, warmup_steps: 2}}
+  precision: fp32
+  zero: {{stage: 2}}
+  workers: {{min: 1, max: 2}}
+  checkpoint: {{every_steps: 4}}
+  evaluate: {{every_steps: 6}}
+  seed: 3
+serve: {{probe_prompts: ["the ship "], max_tokens: 32}}
+track: {{wandb: {{mode: offline}}}}
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def session() -> Iterator[Session]:
+    """A real local Ray with two workers' worth of CPUs, started when the first test needs it."""
+    with Session() as shared:
+        yield shared
+
+
+@pytest.fixture
+def runner(job_file: Path, session: Session) -> Runner:
+    return Runner(job_file, session)
+
+
+@pytest.fixture(scope="session")
+def slipway() -> Callable[..., Result]:
+    """The command line in a process of its own."""
+
+    def call(*args: object, timeout_s: float = 240, cwd: Path | None = None, **env: str) -> Result:
+        done = subprocess.run(
+            command(*args),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=environment(**env),
+            cwd=cwd,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return call

@@ -1,0 +1,185 @@
+"""The whole way, as a user goes it: text to a served model, through the command line and the official client."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+import torch
+from harness import Result, command, environment
+from safetensors.torch import load_file
+
+Slipway = Callable[..., Result]
+STAGES = ("prepare", "train", "export", "serve")
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, job_file: Path, slipway: Slipway) -> tuple[Path, Result]:
+    """`slipway run JOB --exit --json` from nothing."""
+    store = tmp_path_factory.mktemp("run")
+    return store, slipway(
+        "run",
+        job_file,
+        "--store",
+        store,
+        "--exit",
+        "--json",
+        "--set",
+        f"serve.port={free_port()}",
+        WANDB_API_KEY="k" * 40,
+    )
+
+
+def test_one_json_document_tells_it_all(served: tuple[Path, Result]) -> None:
+    store, result = served
+    assert result.code == 0, result.stderr
+    document = result.document
+    assert set(document) == {
+        "run", "dataset", "checkpoint", "export", "steps", "train_loss", "validation_loss", "tokens_per_s",
+        "resumed_from_step", "samples", "stages",
+    }  # fmt: skip
+    assert document["stages"] == dict.fromkeys(STAGES, "done")
+    assert (document["steps"], document["resumed_from_step"]) == (12, None)
+    for name in ("run", "dataset", "checkpoint", "export"):
+        assert (store / document[name]).is_dir()
+    assert document["checkpoint"] == f"{document['run']}/checkpoints/step-00000012"
+    assert document["samples"][0]["prompt"] == "the ship "
+    assert document["samples"][0]["completion"]
+
+
+def test_nothing_is_left_behind(served: tuple[Path, Result]) -> None:
+    store, _ = served
+    assert not [p for p in store.rglob("*") if ".tmp-" in p.name]
+    ours = [p for p in psutil.process_iter(["cmdline"]) if str(store) in " ".join(p.info["cmdline"] or [])]
+    assert not ours
+
+
+def test_no_secret_is_written(served: tuple[Path, Result]) -> None:
+    store, result = served
+    secret = b"k" * 40
+    assert not [p for p in store.rglob("*") if p.is_file() and secret in p.read_bytes()]
+    assert secret.decode() not in result.stdout + result.stderr
+
+
+def test_the_same_command_again_reuses_everything(
+    served: tuple[Path, Result], job_file: Path, slipway: Slipway
+) -> None:
+    store, first = served
+    again = slipway("run", job_file, "--store", store, "--until", "export", "--json", timeout_s=60).document
+    assert again["stages"] == {"prepare": "reused", "train": "reused", "export": "reused", "serve": None}
+    for name in ("run", "export", "train_loss", "validation_loss", "steps", "tokens_per_s"):
+        assert again[name] == first.document[name]
+
+
+def test_plan_and_runs_know_what_is_done(served: tuple[Path, Result], job_file: Path, slipway: Slipway) -> None:
+    store, first = served
+    stages = slipway("plan", job_file, "--store", store, "--json").document["stages"]
+    assert [stages[s]["status"] for s in STAGES] == ["done", "done", "done", "todo"]
+    assert stages["train"]["path"] == first.document["run"]
+    changed = slipway("plan", job_file, "--store", store, "--json", "--set", "model.layers=3").document["stages"]
+    assert [changed[s]["status"] for s in STAGES] == ["done", "todo", "todo", "todo"]
+    (row,) = slipway("runs", "--store", store, "--json").document["runs"]
+    assert (row["run"], row["state"], row["step"]) == (first.document["run"], "exported", 12)
+
+
+def test_transformers_opens_the_export_and_agrees(served: tuple[Path, Result]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    store, result = served
+    export = store / result.document["export"]
+    probe = load_file(export / "probe.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(export)
+    with torch.no_grad():
+        logits = model(probe["input_ids"]).logits
+    assert torch.allclose(logits, probe["trainer_logits"], atol=1e-4)
+    tokenizer = AutoTokenizer.from_pretrained(export)
+    assert len(tokenizer) == model.config.vocab_size
+    assert tokenizer.decode(tokenizer("the ship sails")["input_ids"]) == "the ship sails"
+
+
+def test_detached_service_lives_until_it_is_stopped(served: tuple[Path, Result], slipway: Slipway) -> None:
+    store, first = served
+    port = free_port()
+    started = slipway("serve", store / first.document["run"], "--port", port, "--detach", "--json")
+    try:
+        assert started.code == 0, started.stderr
+        assert started.document["url"] == f"http://127.0.0.1:{port}/v1"
+        with openai.OpenAI(base_url=started.document["url"], api_key="none") as client:
+            answer = client.completions.create(model=started.document["model"], prompt="the crew ", max_tokens=8)
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens <= 8
+        services = slipway("serve", "--status", "--json").document["services"]
+        assert port in [service["port"] for service in services]
+        second = slipway("serve", store / first.document["run"], "--port", port, "--detach", "--json")
+        assert second.code == 7
+        assert f"port {port}" in second.stderr
+    finally:
+        stopped = slipway("serve", "--stop", "--port", port, "--json")
+    assert stopped.code == 0, stopped.stderr
+    with pytest.raises(openai.APIConnectionError), openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x", max_retries=0) as client:  # fmt: skip
+        client.models.list()
+
+
+def test_an_altered_export_is_refused_naming_the_tensor(
+    served: tuple[Path, Result], slipway: Slipway, tmp_path: Path
+) -> None:
+    import shutil
+
+    store, first = served
+    export = tmp_path / "altered"
+    shutil.copytree(store / first.document["export"], export)
+    weights = bytearray((export / "model.safetensors").read_bytes())
+    weights[-3] ^= 0x40
+    (export / "model.safetensors").write_bytes(weights)
+    refused = slipway("serve", export, "--port", free_port(), "--detach", "--json", timeout_s=60)
+    assert refused.code == 6
+    assert "model.layers.1" in refused.stderr or "model.norm" in refused.stderr or "lm_head" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_run_in_the_foreground_serves_until_ctrl_c(served: tuple[Path, Result], job_file: Path) -> None:
+    store, _ = served
+    port = free_port()
+    args = command("run", job_file, "--store", store, "--json", "--set", f"serve.port={port}")
+    with subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        document = json.loads(process.stdout.readline())
+        assert document["stages"]["serve"] == "done"
+        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+            assert [model.id for model in client.models.list()] == ["tiny"]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+
+
+def test_a_port_in_use_is_said_before_anything_starts(job_file: Path, slipway: Slipway, tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        began_at = time.monotonic()
+        result = slipway("run", job_file, "--store", tmp_path, "--exit", "--json", "--set", f"serve.port={port}")
+    assert result.code == 7
+    assert str(port) in result.document["error"]["message"]
+    assert time.monotonic() - began_at < 10
+    assert not list(tmp_path.iterdir())
