@@ -25,8 +25,8 @@ class SlipwayError(Exception):
         self.fix = fix
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Errors cross process borders (Ray workers): the default would lose the keyword argument.
-        return (_rebuild, (type(self), self.message, self.fix))
+        # Errors cross process borders (Ray workers): the default would lose the keyword arguments.
+        return (_rebuild, (type(self), self.message, self.fix), vars(self))
 
     def __str__(self) -> str:
         return f"{self.message}\n  fix: {self.fix}" if self.fix else self.message

@@ -158,6 +158,19 @@ def require_capacity(job: JobSpec, view: ClusterView) -> None:
         )
 
 
+def require_one_sample(context: int, training_tokens: int) -> None:
+    """Refuse a training split that is shorter than one sample and its last target.
+
+    Raises:
+        JobError: both numbers.
+    """
+    if training_tokens <= context:
+        raise JobError(
+            f"model.context is {context}, but the training split has {training_tokens} tokens: not one sample",
+            fix=f"set model.context to at most {max(1, training_tokens - 1)}, or add text",
+        )
+
+
 def require_vocabulary(job: JobSpec, tokenizer_size: int) -> None:
     """Refuse a tokenizer that has more tokens than the model's table has rows.
 

@@ -7,6 +7,7 @@ SHA-256 of every file into `manifest.json`; flush files and folder; rename; flus
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import SlipwayError, StoreError
+from orchestrator.errors import SlipwayError, StoreError, storage_error
 
 MARKER = "COMMITTED"
 MANIFEST = "manifest.json"
 _TMP = ".tmp-"
 _HASH_BLOCK_BYTES = 1 << 20
+_ROW_KEYS = {"path", "bytes", "sha256"}
+_NEARLY_FULL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,13 @@ def read_manifest(folder: Path, error: type[SlipwayError] = StoreError) -> dict[
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as cause:
         raise error(f"{folder / MANIFEST} is not readable: {cause}", fix=f"delete {folder} and make it again") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
+    if not isinstance(manifest, dict) or not _are_rows(manifest.get("files")):
         raise error(f"{folder / MANIFEST} is not a manifest", fix=f"delete {folder} and make it again")
     return manifest
+
+
+def _are_rows(files: Any) -> bool:
+    return isinstance(files, list) and all(isinstance(row, dict) and row.keys() >= _ROW_KEYS for row in files)
 
 
 def verify_folder(folder: Path, error: type[SlipwayError] = StoreError, *, deep: bool = True) -> dict[str, Any]:
@@ -150,6 +157,34 @@ def file_entries(folder: Path, paths: list[Path]) -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+@contextlib.contextmanager
+def storage_errors(folder: Path, *, doing: str) -> Iterator[None]:
+    """Turn whatever a failed write raises into a StoreError that says what to do.
+
+    Raises:
+        StoreError: for every OSError, and for any other error while the disk is full.
+    """
+    try:
+        yield
+    except SlipwayError:
+        raise
+    except Exception as error:
+        cause = as_disk_error(error, folder)
+        if cause is None:
+            raise
+        raise storage_error(cause, doing=doing) from error
+
+
+def as_disk_error(error: Exception, folder: Path) -> OSError | None:
+    """The OSError behind a failed write: torch and safetensors report a full disk as errors of their own."""
+    if isinstance(error, OSError):
+        return error
+    place = next(p for p in (folder, *folder.parents) if p.exists())
+    if shutil.disk_usage(place).free < _NEARLY_FULL_BYTES or "os error 28" in str(error):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    return None
 
 
 def new_tmp(final: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from orchestrator.attempts import Attempt
 from orchestrator.checkpoint.layout import checkpoints_folder, step_folder, step_of, to_delete
-from orchestrator.store import commit, delete_committed, file_entries, is_committed, new_tmp, sweep
+from orchestrator.store import as_disk_error, commit, delete_committed, file_entries, is_committed, new_tmp, sweep
 
 
 class Group(Protocol):
@@ -46,7 +46,7 @@ class CheckpointWriter:
 
         Raises:
             FencedError: a newer attempt has begun.
-            OSError: on every rank, if any rank could not write; nothing is published then.
+            Exception: on every rank, if any rank could not write; nothing is published then.
         """
         final = step_folder(self._folder, step)
         tmp = Path(self._group.broadcast(str(new_tmp(final))))
@@ -64,13 +64,13 @@ class CheckpointWriter:
 
     def _fill(self, tmp: Path, fill: Callable[[Path], None]) -> list[dict[str, Any]]:
         """Every rank's files and their manifest rows. A rank that fails tells the others, which would wait for it."""
-        error: OSError | None = None
+        error: Exception | None = None
         rows: list[dict[str, Any]] = []
         tmp.mkdir(parents=True, exist_ok=True)
         try:
             fill(tmp)
-        except OSError as caught:
-            error = caught
+        except Exception as caught:  # noqa: BLE001 - raised below, once the ranks that would wait for this one know
+            error = as_disk_error(caught, tmp) or caught
         errors = [e for e in self._group.gather(error) if e is not None]
         if not errors:
             files = [p for p in tmp.rglob("*") if p.is_file()]

@@ -86,7 +86,7 @@ def _client(address: str) -> Any:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise CapacityError(
             f"no Ray dashboard takes jobs at {address}: {str(error).splitlines()[0]}",
-            fix="give the dashboard's URL, such as http://127.0.0.1:8265, and have the cluster's token in ~/.ray/auth_token",
+            fix="give the dashboard's URL, such as http://127.0.0.1:8265; ~/.ray/auth_token must be the cluster's token",
         ) from None
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from orchestrator.errors import SlipwayError, storage_error
 
 T = TypeVar("T")
+_END_LIMIT_S = 10.0
 
 
 def run_tasks(
@@ -50,6 +51,6 @@ def _end(pending: list[Any]) -> None:
     import ray
 
     for ref in pending:
-        ray.cancel(ref, force=True)
+        ray.cancel(ref)  # not by force: that trips a check in Ray 2.60's task manager, which ends the driver
     if pending:
-        ray.wait(pending, num_returns=len(pending), timeout=5)
+        ray.wait(pending, num_returns=len(pending), timeout=_END_LIMIT_S)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from orchestrator.data.order import SampleOrder
 from orchestrator.data.shards import open_shard
-from orchestrator.errors import JobError
+from orchestrator.plan import require_one_sample
 
 Ids = npt.NDArray[np.int64]
 
@@ -46,7 +46,7 @@ class Samples:
     def __init__(self, stream: TokenStream, context: int) -> None:
         self._stream = stream
         self.context = context
-        self.count = (len(stream) - 1) // context
+        self.count = max(0, len(stream) - 1) // context
 
     def read(self, indices: Ids) -> Ids:
         """Samples by index: [B] -> [B, T + 1]."""
@@ -73,11 +73,7 @@ class TrainLoader:
 
     def __init__(self, stream: TokenStream, *, context: int, samples_per_step: int, seed: int) -> None:
         self._samples = Samples(stream, context)
-        if not self._samples.count:
-            raise JobError(
-                f"model.context is {context}, but the training split has {len(stream)} tokens: not one sample",
-                fix=f"set model.context to at most {max(1, len(stream) - 1)}, or add text",
-            )
+        require_one_sample(context, len(stream))
         self._order = SampleOrder(self._samples.count, seed)
         self._samples_per_step = samples_per_step
         self.context = context

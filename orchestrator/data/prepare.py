@@ -19,11 +19,11 @@ from orchestrator.data.dataset import Dataset, open_dataset
 from orchestrator.data.shards import write_shard
 from orchestrator.data.sources import Bad, Listing, SourceFile, read_documents, require_files, resolve_path
 from orchestrator.data.splits import Documents, SplitDecision
-from orchestrator.errors import DataError, storage_error
+from orchestrator.errors import DataError
 from orchestrator.job import Data, JobSpec
 from orchestrator.job_file import environment
 from orchestrator.plan import require_vocabulary
-from orchestrator.store import Store, commit, is_committed, lock, sweep, write_json, writing
+from orchestrator.store import Store, commit, is_committed, lock, storage_errors, sweep, write_json, writing
 from orchestrator.track.progress import bar, say
 
 _CHUNK_MIN_BYTES = 1 << 20
@@ -60,17 +60,15 @@ def prepare(job: JobSpec, store: Store, *, listing: Listing, identity: str, conn
     if is_committed(final):
         return open_dataset(final)
     require_files(listing)
-    try:
-        with lock(store.datasets / f".{identity}.lock", holds=f"the dataset {final.name}"):
-            if is_committed(final):
-                return open_dataset(final)
-            sweep(store.datasets, final.name)
-            connect()
-            with writing(final) as folder:
-                manifest = _make(job, listing.files, folder)
-                commit(folder, final, {"format": 1, "name": job.name, "hash": identity, **manifest})
-    except OSError as error:
-        raise storage_error(error, doing=f"writing the dataset {final.name}") from error
+    alone = lock(store.datasets / f".{identity}.lock", holds=f"the dataset {final.name}")
+    with storage_errors(final, doing=f"writing the dataset {final.name}"), alone:
+        if is_committed(final):
+            return open_dataset(final)
+        sweep(store.datasets, final.name)
+        connect()
+        with writing(final) as folder:
+            manifest = _make(job, listing.files, folder)
+            commit(folder, final, {"format": 1, "name": job.name, "hash": identity, **manifest})
     return open_dataset(final, verify=False)
 
 

@@ -159,7 +159,7 @@ def _list_one(number: int, source: Source, path: str, deadline: float | None) ->
     if os.path.isfile(path):
         yield _entry(number, os.path.basename(path), path)
         return
-    root, pattern = _split_glob(path)
+    root, pattern = (path, None) if os.path.isdir(path) else _split_glob(path)
     include = [source.include] if isinstance(source.include, str) else source.include
     if pattern is not None:
         if include is not None:
@@ -177,8 +177,6 @@ def _walk(
     folder: str, prefix: str, pruned: list[re.Pattern[str]], deadline: float | None, above: frozenset[str]
 ) -> Iterator[tuple[str, str]]:
     """Files below a folder in sorted order, hidden ones and excluded folders left out."""
-    if deadline is not None and time.monotonic() > deadline:
-        raise ListingTooSlowError
     real = os.path.realpath(folder)
     if real in above:  # a link back up: walking it would not end
         return
@@ -187,19 +185,29 @@ def _walk(
     except OSError:
         return
     for entry in entries:
-        relative = prefix + entry.name
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if not any(p.fullmatch(relative) for p in pruned):
-                yield from _walk(entry.path, relative + "/", pruned, deadline, above | {real})
-        elif entry.is_file():
+        if deadline is not None and time.monotonic() > deadline:
+            raise ListingTooSlowError
+        relative, kind = prefix + entry.name, _kind_of(entry)
+        if kind == "folder" and not any(p.fullmatch(relative) for p in pruned):
+            yield from _walk(entry.path, relative + "/", pruned, deadline, above | {real})
+        elif kind == "file":
             yield relative, entry.path
+
+
+def _kind_of(entry: os.DirEntry[str]) -> str | None:
+    """`folder`, `file`, or None for what is neither: hidden, a device, a link to nowhere."""
+    try:
+        if entry.name.startswith("."):
+            return None
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else None
+    except OSError:  # a link to itself
+        return None
 
 
 def _entry(number: int, relative: str, path: str) -> SourceFile:
     status = os.stat(path)
-    return SourceFile(number, relative, path, status.st_size, status.st_mtime_ns)
+    printable = os.fsencode(relative).decode("utf-8", "backslashreplace")  # a name need not be UTF-8
+    return SourceFile(number, printable, path, status.st_size, status.st_mtime_ns)
 
 
 def _split_glob(path: str) -> tuple[str, str | None]:
@@ -212,7 +220,11 @@ def _split_glob(path: str) -> tuple[str, str | None]:
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
-    """A glob over `/`-separated relative paths: `**/` is any folders or none, `*` and `?` stay within a name."""
+    """A glob over `/`-separated relative paths: `**/` is any folders or none, `*`, `?` and `[]` stay within a name.
+
+    Raises:
+        JobError: it is not a glob.
+    """
     out, i = "", 0
     while i < len(pattern):
         if pattern.startswith("**/", i):
@@ -225,7 +237,10 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
             out, i = out + "[^/]", i + 1
         elif pattern[i] == "[" and (end := pattern.find("]", i + 2)) > 0:
             inner = pattern[i + 1 : end].replace("\\", "\\\\")
-            out, i = out + "[" + ("^" + inner[1:] if inner[0] == "!" else inner) + "]", end + 1
+            out, i = out + "(?!/)[" + ("^" + inner[1:] if inner[0] == "!" else inner) + "]", end + 1
         else:
             out, i = out + re.escape(pattern[i]), i + 1
-    return re.compile(out, re.DOTALL)
+    try:
+        return re.compile(out, re.DOTALL)
+    except re.error as error:
+        raise JobError(f"{pattern!r} is not a glob: {error}", fix="write a range as [a-z]") from None

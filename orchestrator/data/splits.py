@@ -105,7 +105,7 @@ def _with_cut(
     longest = max(sizes, key=lambda d: (sizes[d], d), default=b"")
     if sizes.get(longest, 0) <= 4 * len(missing):  # a character of UTF-8 has up to 4 bytes
         raise DataError(
-            f"{len(sizes)} document(s) with {sum(sizes.values())} bytes of text are too little for the splits asked for",
+            f"{len(sizes)} document(s) with {sum(sizes.values())} bytes are too little text for the splits asked for",
             fix="add text, or set data.split.validation and data.split.test to 0",
         )
     moved, tails = dict(decision.moved), [n for n in missing if n != TRAIN]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from orchestrator.checkpoint.layout import step_folder
 from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint
 from orchestrator.data.dataset import Dataset, open_dataset
-from orchestrator.errors import StoreError, storage_error
+from orchestrator.errors import StoreError
 from orchestrator.identity import wandb_run_id
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment, load_job
 from orchestrator.runfolder import dataset_of
-from orchestrator.store import is_committed, lock, sweep
+from orchestrator.store import is_committed, lock, storage_errors, sweep
 from orchestrator.track.progress import say
 from orchestrator.track.tracker import redact
 from orchestrator.track.wandb import RunIdentity, open_tracker
@@ -48,18 +48,12 @@ def export_checkpoint(
         return Exported(into, reused=True)
     from orchestrator.export.write import write_export
 
-    try:
+    facts = _facts(job, run, checkpoint, dataset)
+    alone = lock(run / "export.lock", holds=f"the export of {run.name}")
+    with storage_errors(into, doing=f"exporting {run.name}"), alone:
         into.parent.mkdir(parents=True, exist_ok=True)
-        with lock(run / "export.lock", holds=f"the export of {run.name}"):
-            sweep(into.parent, into.name)
-            write_export(
-                checkpoint=checkpoint.path,
-                dataset=dataset.path,
-                into=into,
-                facts=_facts(job, run, checkpoint, dataset),
-            )
-    except OSError as error:
-        raise storage_error(error, doing=f"exporting {run.name}") from error
+        sweep(into.parent, into.name)
+        write_export(checkpoint=checkpoint.path, dataset=dataset.path, into=into, facts=facts)
     at_end(_track(job, run, into, checkpoint))
     return Exported(into, reused=False)
 

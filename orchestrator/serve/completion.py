@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from orchestrator.serve.api import DEFAULT_MAX_TOKENS, Choice, Completion, CompletionRequest, Usage
 from orchestrator.serve.engine import InferenceEngine
 from orchestrator.serve.errors import ApiError, context_exceeded, model_not_found
-from orchestrator.serve.sequence import Piece, Sampling
+from orchestrator.serve.sequence import FinishReason, Piece, Sampling
 
 _SEED_STEP = 0x9E3779B97F4A7C15
 """Odd and large: the choices of one request draw apart, and apart from those of the next seed."""
@@ -112,7 +112,9 @@ def _plan(request: CompletionRequest, served: Served, prompt: list[int], index: 
     if max_tokens > room:
         raise context_exceeded(context=served.context, prompt_tokens=len(prompt), max_tokens=max_tokens)
     given = request.prompt[index // request.n]
-    echo = given if isinstance(given, str) else served.tokenizer.decode(prompt, skip_special_tokens=False)
+    echo = ""
+    if request.echo:
+        echo = given if isinstance(given, str) else served.tokenizer.decode(prompt, skip_special_tokens=False)
     sampling = Sampling(
         max_tokens=max_tokens,
         temperature=request.temperature,
@@ -120,21 +122,20 @@ def _plan(request: CompletionRequest, served: Served, prompt: list[int], index: 
         seed=None if request.seed is None else (request.seed + _SEED_STEP * index) % 2**63,
         stop=request.stop,
     )
-    return _Asked(index, prompt, echo if request.echo else "", sampling)
+    return _Asked(index, prompt, echo, sampling)
 
 
 async def whole(prepared: Prepared) -> Completion:
     """The answer in one piece."""
     texts = [asked.echo for asked in prepared.choices]
-    ends: list[Piece] = []
+    reasons: dict[int, FinishReason | None] = {}
     tokens = 0
     async with aclosing(_pieces(prepared)) as pieces:
         async for index, piece in pieces:
             texts[index] += piece.text
             tokens += piece.tokens
-            if piece.finish_reason is not None:
-                ends.append(piece)
-    choices = [Choice(index=i, text=text, finish_reason=ends[i].finish_reason) for i, text in enumerate(texts)]
+            reasons[index] = piece.finish_reason
+    choices = [Choice(index=i, text=text, finish_reason=reasons[i]) for i, text in enumerate(texts)]
     return prepared.chunk(choices, prepared.usage(tokens))
 
 

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -21,10 +22,14 @@ from orchestrator.job import Serve
 from orchestrator.serve import records
 from orchestrator.serve.detached import KEEP
 from orchestrator.serve.foreground import serve_foreground
+from orchestrator.serve.processes import kill_marked, remove_ray_folders
 from orchestrator.serve.records import Record
 
 if TYPE_CHECKING:
     from orchestrator.serve.deploy import Service
+
+
+_END_LIMIT_S = 20.0
 
 
 def main() -> int:
@@ -32,9 +37,10 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     report = _take_stdout()
     request = json.loads(_read_line())
-    threading.Thread(target=_end_with_starter, name="starter", daemon=True).start()
+    record = Record(**request["record"])
+    threading.Thread(target=_end_with_starter, args=(record.mark,), name="starter", daemon=True).start()
     try:
-        _supervise(Record(**request["record"]), Serve.model_validate(request["settings"]), report)
+        _supervise(record, Serve.model_validate(request["settings"]), report)
     except SlipwayError as error:
         logging.getLogger(__name__).error("%s", error)
         _say(report, error.as_json())
@@ -81,10 +87,14 @@ def _read_line() -> str:
     return line.decode()
 
 
-def _end_with_starter() -> None:
+def _end_with_starter(mark: str) -> None:
     """A starting command that ends before it has seen the service ready (Ctrl-C, kill -9) takes it along."""
     if _read_line() != KEEP:
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_END_LIMIT_S)
+        # An exception out of a signal handler can get lost in a library's clean-up code; this cannot.
+        remove_ray_folders(os.getpid())
+        kill_marked(mark)
 
 
 if __name__ == "__main__":

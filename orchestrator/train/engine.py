@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,12 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.gpt import GPT, token_losses
 from orchestrator.job import Train
+from orchestrator.store import as_disk_error
 from orchestrator.train.group import TorchGroup
 from orchestrator.train.objectives import MicroBatch
 from orchestrator.train.zero import deepspeed_config
 
 _STATE_TAG = "state"
-_NEARLY_FULL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,8 @@ class DeepSpeedEngine:
         )
         self._saver = _RecordingSaver(self._engine.checkpoint_engine)
         self._engine.checkpoint_engine = self._saver
+        # Rank 0 would copy two scripts beside the state, and leave the other ranks waiting where the disk is full.
+        self._engine._copy_recovery_script = lambda *_: None
         # Stage 0 keeps fp32 weights and computes under autocast: DeepSpeed's own bf16 optimizer without ZeRO drifts
         # from the other stages (gradient norm 4 % off at step 2 of the quickstart, where they agree to 0.1 %).
         self._autocast = train.precision == "bf16" and self._stage == 0
@@ -181,18 +182,10 @@ class _RecordingSaver:
         try:
             self._inner.save(state_dict, path)
         except (OSError, RuntimeError) as error:
-            self.error = self.error or _as_os_error(error, Path(path))
+            self.error = self.error or as_disk_error(error, Path(path)) or OSError(errno.EIO, str(error), path)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
-
-
-def _as_os_error(error: OSError | RuntimeError, path: Path) -> OSError:
-    """torch.save reports a full disk as a RuntimeError without a reason: look for it."""
-    if isinstance(error, OSError) and error.errno:
-        return error
-    full = shutil.disk_usage(path.parent).free < _NEARLY_FULL_BYTES
-    return OSError(errno.ENOSPC if full else errno.EIO, str(error).splitlines()[0], str(path))
 
 
 def _own_device() -> torch.device:

@@ -19,8 +19,9 @@ from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint
 from orchestrator.data.dataset import Dataset
 from orchestrator.errors import Interrupted, SlipwayError, Stopped, TrainError, storage_error
 from orchestrator.job import JobSpec
-from orchestrator.plan import ClusterView, Plan, make_plan, require_capacity
+from orchestrator.plan import ClusterView, Plan, make_plan, require_capacity, require_one_sample
 from orchestrator.runfolder import clear_stop, create_run, request_stop
+from orchestrator.store import storage_errors
 from orchestrator.track import events
 from orchestrator.track.follow import following
 from orchestrator.track.progress import say
@@ -50,21 +51,19 @@ def train(job: JobSpec, run: Path, *, dataset: Dataset, identity: str, connect: 
     before = newest_checkpoint(run, say=say)
     if before is not None and before.step >= job.train.steps:
         return Trained(before, None, reused=True)
+    require_one_sample(job.model.context, dataset.tokens("train"))
     view = connect()
     require_capacity(job, view)
     plan = make_plan(job, view, vocab_size=dataset.vocab_size)
     run.mkdir(parents=True, exist_ok=True)
-    try:
-        with writing_run(run) as attempt:
-            create_run(run, job=job, plan=plan, dataset=dataset.path, identity=identity)
-            clear_stop(run)
-            before = newest_checkpoint(run, say=say)  # again: workers of a killed driver may have committed one
-            resumed = before.step if before else None
-            if resumed is not None:
-                say(f"continuing {run.name} after step {resumed}")
-            _fit(plan, run, job, attempt=attempt, first_step=resumed or 0)
-    except OSError as error:
-        raise storage_error(error, doing=f"writing the run {run.name}") from error
+    with storage_errors(run, doing=f"writing the run {run.name}"), writing_run(run) as attempt:
+        create_run(run, job=job, plan=plan, dataset=dataset.path, identity=identity)
+        clear_stop(run)
+        before = newest_checkpoint(run, say=say)  # again: workers of a killed driver may have committed one
+        resumed = before.step if before else None
+        if resumed is not None:
+            say(f"continuing {run.name} after step {resumed}")
+        _fit(plan, run, job, attempt=attempt, first_step=resumed or 0)
     done = newest_checkpoint(run, say=say)
     if done is None or done.step < job.train.steps:
         raise TrainError(f"{run.name} ended without its last checkpoint", fix="run the same command again: it resumes")
