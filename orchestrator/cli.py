@@ -278,23 +278,28 @@ def main() -> NoReturn:
         signal.signal(signum, _on_signal)
     try:
         code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
     except typer.Abort:
-        _fail(Stopped("stopped"), as_json)
+        code = _INTERRUPTED
     except typer.TyperException as error:
         _fail(JobError(error.format_message(), fix=f"slipway {_verb()}--help shows how"), as_json)
     except SlipwayError as error:
         _fail(error, as_json)
     except OSError as error:
         _fail(storage_error(error, doing=f"running slipway {_verb()}".strip()), as_json)
-    except Interrupted as interrupt:
-        _fail(
-            Stopped("nothing is half-written", fix="the same command goes on", signum=interrupt.signum),
-            as_json,
-        )
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:  # typer has made this of the interrupt, or we above
+        signum: int = _signals[0] if _signals else signal.SIGINT
+        _fail(Stopped("nothing is half-written", fix="the same command goes on", signum=signum), as_json)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+_INTERRUPTED = 130
+_signals: list[int] = []
 
 
 def _on_signal(signum: int, _frame: object) -> None:
+    _signals.append(signum)
     raise Interrupted(signum)
 
 

@@ -104,8 +104,11 @@ class Stopped(SlipwayError):
         return 128 + self.signum
 
 
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM, raised by the command line's signal handler; as KeyboardInterrupt, it is no Exception."""
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, raised by the command line's signal handler.
+
+    A KeyboardInterrupt, because Ray's and typer's own code let only that one through; either may drop the number.
+    """
 
     def __init__(self, signum: int = signal.SIGINT) -> None:
         super().__init__(f"signal {signum}")

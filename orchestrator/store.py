@@ -28,6 +28,7 @@ _TMP = ".tmp-"
 _HASH_BLOCK_BYTES = 1 << 20
 _ROW_KEYS = {"path", "bytes", "sha256"}
 _NEARLY_FULL_BYTES = 1 << 20
+_REMOVAL_TRIES = 40
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,12 @@ def writing(final: Path) -> Iterator[Path]:
     try:
         yield tmp
     finally:
-        shutil.rmtree(tmp, ignore_errors=True)
+        # Again and again for a while: somebody who works for us may still be adding files. Once it is gone, nobody can.
+        for _ in range(_REMOVAL_TRIES):
+            shutil.rmtree(tmp, ignore_errors=True)
+            if not tmp.exists():
+                break
+            time.sleep(0.05)
 
 
 def commit(tmp: Path, final: Path, manifest: dict[str, Any], entries: list[dict[str, Any]] | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from orchestrator.cluster.connect import prepare_environment
-from orchestrator.errors import CapacityError, Interrupted
+from orchestrator.errors import CapacityError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import job_to_yaml
 
@@ -49,7 +49,7 @@ def submit_and_follow(job: JobSpec, *, address: str, store: Path, until: str) ->
     sys.stderr.write(f"submitted {submission}; Ctrl-C detaches\n")
     try:
         asyncio.run(_follow(client, submission))
-    except (KeyboardInterrupt, Interrupted):
+    except KeyboardInterrupt:
         sys.stderr.write(f"detached; the job goes on: ray job logs --address {address} -f {submission}\n")
         return Submitted({"job": submission, "status": "RUNNING"}, 0)
     info = client.get_job_info(submission)
@@ -86,7 +86,7 @@ def _client(address: str) -> Any:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise CapacityError(
             f"no Ray dashboard takes jobs at {address}: {str(error).splitlines()[0]}",
-            fix="give the dashboard's URL, such as http://127.0.0.1:8265; ~/.ray/auth_token must be the cluster's token",
+            fix="give the dashboard's URL, such as http://127.0.0.1:8265; ~/.ray/auth_token must hold its token",
         ) from None
 
 

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from orchestrator.errors import SlipwayError, storage_error
 
 T = TypeVar("T")
-_END_LIMIT_S = 10.0
 
 
 def run_tasks(
@@ -25,16 +24,22 @@ def run_tasks(
     import ray
 
     task = ray.remote(num_cpus=cpus)(function)
-    refs = [task.remote(*args) for args in inputs]
-    index = {ref: i for i, ref in enumerate(refs)}
-    pending = list(refs)
+    # A window of tasks, not all of them: whoever leaves early leaves little behind. They are not cancelled: in Ray
+    # 2.60 that trips a check in the task manager, which ends the driver. What they still write goes nowhere, because
+    # the folder they were given is gone.
+    window = max(1, 2 * int(ray.cluster_resources().get("CPU", 1) / cpus))
+    results: dict[int, T] = {}
+    waiting = list(enumerate(inputs))[::-1]
+    running: dict[Any, int] = {}
     try:
-        while pending:
-            finished, pending = ray.wait(pending)
-            for ref in finished:
-                ray.get(ref)
-                done(index[ref])
-        return list(ray.get(refs))
+        while waiting or running:
+            while waiting and len(running) < window:
+                i, args = waiting.pop()
+                running[task.remote(*args)] = i
+            for ref in ray.wait(list(running))[0]:
+                i = running.pop(ref)
+                results[i] = ray.get(ref)
+                done(i)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, SlipwayError):
@@ -42,15 +47,4 @@ def run_tasks(
         if isinstance(cause, OSError):
             raise storage_error(cause, doing=f"running {function.__name__}") from error
         raise
-    finally:
-        _end(pending)
-
-
-def _end(pending: list[Any]) -> None:
-    """Nobody may go on writing into a folder that its owner is about to remove."""
-    import ray
-
-    for ref in pending:
-        ray.cancel(ref)  # not by force: that trips a check in Ray 2.60's task manager, which ends the driver
-    if pending:
-        ray.wait(pending, num_returns=len(pending), timeout=_END_LIMIT_S)
+    return [results[i] for i in range(len(inputs))]

@@ -96,10 +96,10 @@ def _wait(ended: threading.Event, run: Path) -> None:
     try:
         while not ended.wait(0.2):
             pass
-    except (Interrupted, KeyboardInterrupt) as interrupt:
+    except KeyboardInterrupt as interrupt:
         say("stopping: the workers finish their step and save")
         request_stop(run)
-        with contextlib.suppress(Interrupted, KeyboardInterrupt):  # a second Ctrl-C does not wait for them
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C does not wait for them
             ended.wait(_STOP_LIMIT_S)
         saved = newest_checkpoint(run, say=say)
         raise Stopped(
