@@ -64,9 +64,9 @@ def plan(
     sets: Sets = [],
     store: StoreDir = DEFAULT_STORE,
     as_json: AsJson = False,
-    gpus: Annotated[float | None, typer.Option(help="Declare a cluster: GPUs of each node.")] = None,
-    cpus: Annotated[float | None, typer.Option(help="Declare a cluster: CPUs of each node.")] = None,
-    nodes: Annotated[int, typer.Option(help="Declare a cluster: its nodes.")] = 1,
+    gpus: Annotated[float | None, typer.Option(min=0, help="Declare a cluster: GPUs of each node.")] = None,
+    cpus: Annotated[float | None, typer.Option(min=1, help="Declare a cluster: CPUs of each node.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Declare a cluster: its nodes.")] = 1,
 ) -> None:
     """Say what a job would do: workers, steps, size, and which stages are done. Starts nothing.
 
@@ -289,8 +289,8 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     if code == _INTERRUPTED:  # typer has made this of the interrupt, or we above
-        signum: int = _signals[0] if _signals else signal.SIGINT
-        _fail(Stopped("nothing is half-written", fix="the same command goes on", signum=signum), as_json)
+        came = _signals[0] if _signals else signal.SIGINT
+        _fail(Stopped("nothing is half-written", fix="the same command goes on", signum=came), as_json)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -252,8 +252,8 @@ class Serve(Section):
     gpus: NotNegative = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     """The type the weights are served in."""
-    max_tokens: Positive = 128
-    """Largest completion that a request may ask for."""
+    max_tokens: Positive | None = None
+    """Largest completion that a request may ask for; null: what the context holds."""
     max_ongoing_requests: Positive = 16
     """Requests a replica works on at once; more wait, then get a 503."""
     probe_prompts: list[Annotated[str, Field(min_length=1)]] = ["The "]

@@ -138,12 +138,17 @@ def serve_stage(
     session.connect()
     service = deploy(export, settings=job.serve, model_name=job.name, port=job.serve.port)
     try:
-        outcome.samples = ask(service, job.serve.probe_prompts, max_tokens=min(64, job.serve.max_tokens))
+        outcome.samples = ask(service, job.serve.probe_prompts, max_tokens=_sample_tokens(job))
         outcome.stages["serve"] = "done"
         while_serving(service, outcome)
     finally:
         if session.address is None:  # on somebody's cluster the service lives on
             service.stop()
+
+
+def _sample_tokens(job: JobSpec) -> int:
+    """Length of the samples: enough to look at, and no more than the service and half of the context allow."""
+    return min(64, job.serve.max_tokens or job.model.context, max(1, job.model.context // 2))
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def run_tasks(
     # A window of tasks, not all of them: whoever leaves early leaves little behind. They are not cancelled: in Ray
     # 2.60 that trips a check in the task manager, which ends the driver. What they still write goes nowhere, because
     # the folder they were given is gone.
-    window = max(1, 2 * int(ray.cluster_resources().get("CPU", 1) / cpus))
+    window = max(1, 2 * int(ray.cluster_resources().get("CPU", 1) / cpus))  # type: ignore[no-untyped-call]
     results: dict[int, T] = {}
     waiting = list(enumerate(inputs))[::-1]
     running: dict[Any, int] = {}

@@ -45,7 +45,7 @@ class Replica:
             eos_id=proven.eos_id,
             vocab_size=proven.allowed_size,
             context=proven.config.context,
-            max_tokens=self._settings.max_tokens,
+            max_tokens=self._settings.max_tokens or proven.config.context,
             fingerprint=_fingerprint(proven),
             created=int((Path(export) / MARKER).stat().st_mtime),
         )

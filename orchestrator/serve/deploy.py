@@ -214,6 +214,6 @@ def _shut_down_serve() -> None:
     """As `serve.shutdown()`, but not from within a call that its actor does not survive: Ray prints that."""
     controller = _controller()
     if controller is not None:
-        with contextlib.suppress(ray.exceptions.RayActorError):
-            ray.get(controller.graceful_shutdown.remote(wait=False))
+        with contextlib.suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            ray.get(controller.graceful_shutdown.remote(wait=False), timeout=_STOP_LIMIT_S)
         _wait_until(lambda: _controller() is None, _STOP_LIMIT_S, "Ray Serve still runs")

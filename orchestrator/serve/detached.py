@@ -79,8 +79,15 @@ def start_detached(export: Path, *, settings: Serve, model_name: str, port: int)
 
 
 def status() -> list[dict[str, Any]]:
-    """The detached services of this user on this machine, each with `answers`: whether it does right now."""
-    return [{**record.as_json(), "answers": _answers(record.port)} for record in records.living()]
+    """The detached services of this user on this machine, each with `answers`: whether it does right now.
+
+    One whose supervisor was killed is `lost`: what is left of it ends by itself, or at `stop`.
+    """
+    rows = []
+    for record in records.living():
+        state = record.state if records.is_held(record.port) else "lost"
+        rows.append({**record.as_json(), "state": state, "answers": _answers(record.port)})
+    return rows
 
 
 def stop(port: int | None = None) -> list[dict[str, Any]]:
@@ -160,6 +167,8 @@ def _end(chosen: list[Record]) -> None:
     for record in chosen:
         if record.pid in marked(record.mark):  # else it is dead, and the number may be another process's by now
             os.kill(record.pid, signal.SIGTERM)
+        else:
+            kill_marked(record.mark)
     for record in chosen:
         if not _wait_gone(record, _STOP_LIMIT_S):
             kill_marked(record.mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,14 +12,16 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.connect import connected
-from orchestrator.errors import Interrupted
+from orchestrator.errors import Interrupted, ServeError
 from orchestrator.job import Serve
-from orchestrator.serve.processes import check_port
+from orchestrator.serve.processes import check_port, port_is_free
 
 if TYPE_CHECKING:
     from orchestrator.serve.deploy import Service
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_WATCH_EVERY_S = 5.0
+_LOST_AFTER_S = 60.0
 
 
 def serve_foreground(
@@ -41,12 +44,25 @@ def serve_foreground(
             service = deploy(export, settings=settings, model_name=model_name, port=port, proof=proof)
             try:
                 ready(service)
-                while True:
-                    signal.pause()
+                _watch(port)
             except Interrupted:
                 return
             finally:
                 service.stop()
+
+
+def _watch(port: int) -> None:
+    """Stay until a signal. Serve replaces its replicas and its proxy; nothing replaces a Ray that has died.
+
+    Raises:
+        ServeError: nothing has listened for so long that nothing will.
+    """
+    listened_at = time.monotonic()
+    while time.monotonic() - listened_at < _LOST_AFTER_S:
+        time.sleep(_WATCH_EVERY_S)
+        if not port_is_free(port):
+            listened_at = time.monotonic()
+    raise ServeError(f"nothing has listened on port {port} for {_LOST_AFTER_S:g} s: Ray has died", fix="serve it again")
 
 
 def _prove(export: Path, settings: Serve) -> None:

@@ -54,6 +54,7 @@ class WandbTracker:
         self._identity = identity
         self._config = config
         self._mode = mode
+        self._too_slow = False
         self._work: queue.Queue[Callable[[Any], None] | None] = queue.Queue(_QUEUE_LENGTH)
         self._thread = threading.Thread(target=self._serve, name="wandb", daemon=True)
         self._thread.start()
@@ -91,10 +92,14 @@ class WandbTracker:
             _log.warning("W&B did not finish within %s s; `wandb sync` sends the rest", _CLOSE_LIMIT_S)
 
     def _put(self, work: Callable[[Any], None] | None) -> None:
+        if not self._thread.is_alive():  # W&B failed, and that was said
+            return
         try:
             self._work.put_nowait(work)
         except queue.Full:
-            _log.warning("W&B is too slow: a line was left out of it; metrics.jsonl has all")
+            if not self._too_slow:
+                _log.warning("W&B is too slow: lines are left out of it; metrics.jsonl has all")
+            self._too_slow = True
 
     def _serve(self) -> None:
         try:
@@ -131,7 +136,8 @@ def _artifact(path: Path, kind: str, facts: Mapping[str, Any]) -> Any:
 
     name = path.name if kind == "dataset" else f"{path.parent.parent.name}-export"
     artifact = wandb.Artifact(name, type=kind, metadata={**facts, "path": f"{path.parent.name}/{path.name}"})
-    artifact.add_file(str(path / "manifest.json"))
+    # Immutable: else W&B copies it to a place of its own below the user's home, and leaves it there.
+    artifact.add_file(str(path / "manifest.json"), policy="immutable")
     return artifact
 
 

@@ -12,7 +12,7 @@ from harness import Result, Runner, command, environment
 
 from orchestrator.cluster.connect import Session
 
-WORDS = "the ship sails at dawn and the crew sings of harbours, storms, ropes, gulls and home".split()
+WORDS = ["the", "ship", "sails", "at", "dawn", "and", "crew", "sings", "of", "storms,", "ropes,", "gulls", "home"]
 
 
 @pytest.fixture(scope="session")
