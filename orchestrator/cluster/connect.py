@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -25,6 +26,8 @@ from orchestrator.plan import ClusterView, Node
 _TMP_PREFIX = "slipway-ray-"
 _OBJECT_STORE_BYTES = 512 << 20
 """Slipway passes file names through Ray, not data: a small store leaves the memory to the workers."""
+
+_REACH_LIMIT_S = 5.0
 
 _DEFAULTS = {
     "RAY_AUTH_MODE": "token",
@@ -125,6 +128,11 @@ def _joined(address: str) -> Iterator[ClusterView]:
             f"{address} is a dashboard; a driver joins the cluster itself",
             fix="use `slipway submit JOB --address URL`, or give run the head's address, such as 10.0.0.1:6379",
         )
+    if not _reachable(address):
+        raise CapacityError(
+            f"no Ray cluster can be joined at {address}: nothing answers there",
+            fix="check the address and port; `ray start --head` on the cluster prints them",
+        )
     prepare_environment()
     import ray
 
@@ -140,6 +148,18 @@ def _joined(address: str) -> Iterator[ClusterView]:
         yield ray_view()
     finally:
         ray.shutdown()
+
+
+def _reachable(address: str) -> bool:
+    """Whether something listens there: asked first, because `ray.init` asks for minutes. `auto` finds out."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return True
+    try:
+        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=_REACH_LIMIT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def ray_view() -> ClusterView:
