@@ -209,7 +209,7 @@ def serve(
     port = port or settings.port
     if detach:
         answer = detached.start_detached(export_folder, settings=settings, model_name=name, port=port)
-        _print(answer, as_json, "say_url")
+        _print({"url": answer["url"], "model": answer["model"]}, as_json, "say_url")
         return
     from orchestrator.serve.foreground import serve_foreground
 

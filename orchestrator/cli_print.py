@@ -89,7 +89,8 @@ def print_row(document: dict[str, Any]) -> None:
 
 def print_services(document: dict[str, Any]) -> None:
     """The table of `slipway serve --status`."""
-    print_rows(document["services"], leave_out=("mark", "export"))
+    shown = ("port", "model", "url", "pid", "state", "answers")
+    print_rows([{name: str(service.get(name, "")) for name in shown} for service in document["services"]])
 
 
 def print_rows(rows: list[dict[str, Any]], leave_out: tuple[str, ...] = ()) -> None:

@@ -1,6 +1,6 @@
 """JobSpec: every field of a job file. Closed, frozen, free of torch and Ray.
 
-`job_file.py` reads the YAML; this module says what may stand in it. `slipway schema` prints it for editors.
+`job_file.py` reads the YAML; this module says what may stand in it; `job_schema.py` tells it to editors and docs.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def _merge(
 def _describe(detail: ErrorDetails, tree: Tree) -> str:
     """One line of a validation error: where, which key, what was found, what was expected."""
     loc = _keys_only(tuple(detail["loc"]), tree)
-    where = next((tree.where[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in tree.where), "the job")
+    where = next((tree.where[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in tree.where), "the job")
     name = ".".join(str(part) for part in loc)
     if detail["type"] == "extra_forbidden":
         return f"{where}: unknown key {name!r}{_nearest(loc)}"

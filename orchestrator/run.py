@@ -16,8 +16,10 @@ from orchestrator.identity import run_hash
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
 from orchestrator.plan import STAGES, Stage, make_plan, require_capacity
+from orchestrator.runfolder import create_run
 from orchestrator.status import dataset_identity, given_vocabulary
 from orchestrator.store import Store, is_committed
+from orchestrator.track.progress import say
 
 if TYPE_CHECKING:
     from orchestrator.data.dataset import Dataset
@@ -59,6 +61,7 @@ def run(
     outcome = Outcome()
     dataset = prepare_stage(job, store, session, outcome)
     if until == "prepare":
+        lay_out_run(job, store, session, dataset)
         return outcome
     trained = train_stage(job, store, session, dataset, outcome)
     if until == "train":
@@ -92,6 +95,17 @@ def prepare_stage(job: JobSpec, store: Store, session: Session, outcome: Outcome
     outcome.dataset = store.relative(dataset.path)
     outcome.stages["prepare"] = "reused" if reused else "done"
     return dataset
+
+
+def lay_out_run(job: JobSpec, store: Store, session: Session, dataset: Dataset) -> None:
+    """The folder that training would write, for whoever trains without Ray; one that is there stays as it is."""
+    identity = run_hash(job, dataset.hash)
+    folder = store.run(job.name, identity)
+    if (folder / "job.yaml").exists():
+        return
+    plan = make_plan(job, session.view(), vocab_size=dataset.vocab_size)
+    create_run(folder, job=job, plan=plan, dataset=dataset.path, identity=identity)
+    say(f"to train without Ray:  python -m orchestrator.train.worker --run {folder}")
 
 
 def train_stage(job: JobSpec, store: Store, session: Session, dataset: Dataset, outcome: Outcome) -> Trained:

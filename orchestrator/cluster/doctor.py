@@ -152,12 +152,18 @@ def _ray(_store: Path) -> Iterator[Check]:
         return
     ok = done.returncode == 0
     lines = (done.stdout if ok else done.stderr).strip().splitlines()
-    yield Check("ray starts", ok, lines[-1] if lines else "", "see `slipway doctor --debug`; is /tmp writable?")
+    yield Check(
+        "ray starts",
+        ok,
+        lines[-1] if lines else "",
+        "is /tmp writable, and are there other Ray processes? see ~/.ray and /tmp/ray",
+    )
 
 
 def _wandb(_store: Path) -> Iterator[Check]:
     mode = os.environ.get("WANDB_MODE")
-    key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
+    netrc = Path.home() / ".netrc"
+    key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "api.wandb.ai" in netrc.read_text())
     what = (
         f"WANDB_MODE={mode}" if mode else "online, a key is there" if key else "offline: no key; `wandb login` sets one"
     )

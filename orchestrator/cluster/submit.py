@@ -10,14 +10,11 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from orchestrator.cluster.connect import prepare_environment
 from orchestrator.errors import CapacityError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import job_to_yaml
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ def submit_and_follow(job: JobSpec, *, address: str, store: Path, until: str) ->
     with tempfile.TemporaryDirectory(prefix="slipway-submit-") as folder:
         (Path(folder) / "job.yaml").write_text(job_to_yaml(with_absolute_paths(job)), encoding="utf-8")
         submission = client.submit_job(
-            entrypoint=entrypoint(address, store=store, until=until),
+            entrypoint=entrypoint(store=store, until=until),
             runtime_env={"working_dir": folder},
             submission_id=f"slipway-{job.name}-{uuid.uuid4().hex[:8]}",
             metadata={"slipway": job.name},
@@ -57,12 +54,14 @@ def submit_and_follow(job: JobSpec, *, address: str, store: Path, until: str) ->
     return Submitted({"job": submission, "status": str(info.status.value)}, code)
 
 
-def entrypoint(address: str, *, store: Path, until: str) -> str:
+def entrypoint(*, store: Path, until: str) -> str:
     """The command that the cluster runs. Nothing secret is in it: it shows in the dashboard."""
-    # On another machine the environment is another one; on this one, it is the one we run in.
-    python = sys.executable if urlparse(address).hostname in _LOOPBACK else "python"
-    command = [python, "-m", "orchestrator.cli", "run", "job.yaml", "--address", "auto", "--store", str(store)]
-    return shlex.join([*command, "--until", until, "--json"])
+    command = ["-m", "orchestrator.cli", "run", "job.yaml", "--address", "auto", "--store", str(store)]
+    arguments = shlex.join([*command, "--until", until, "--json"])
+    # The interpreter we run in where the head has it too, else the one that is first on the path of the head's Ray.
+    python = shlex.quote(sys.executable)
+    choice = f"python={python}; \"$python\" -c 'import orchestrator' 2>/dev/null || python=python"
+    return f'{choice}; exec "$python" {arguments}'
 
 
 def with_absolute_paths(job: JobSpec) -> JobSpec:

@@ -66,9 +66,11 @@ def _watch(port: int) -> None:
 
 
 def _prove(export: Path, settings: Serve) -> None:
-    from orchestrator.serve.deploy import prove
+    # Not through `deploy`: that imports ray.serve, which the main thread is importing. A signal that is raised there
+    # in the middle would leave this thread waiting for the import's lock, and the process for this thread.
+    from orchestrator.export.prove import load_proven
 
-    prove(export, settings)
+    load_proven(export, precision=settings.precision)
 
 
 @contextmanager

@@ -48,9 +48,8 @@ def join_group() -> TorchGroup:
             dist.init_process_group(backend)
         else:
             os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
-            # Port 0: the store listens on a free port of its own, so any number of such runs get along.
-            store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+            # In this process's memory: nothing listens, and any number of such runs get along.
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     return TorchGroup()
 
 

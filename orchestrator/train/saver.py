@@ -66,7 +66,7 @@ class Saver:
         def fill(folder: Path) -> None:
             if self._group.rank == 0:
                 self._rank_0_files(folder, progress, weights or {}, logits_BTV)
-            save_file({"torch_cpu": torch.get_rng_state()}, folder / layout.rng_file(self._group.rank))
+            save_file(_random_state(), folder / layout.rng_file(self._group.rank))
 
         return self._writer.write(progress.step, fill=_both(self._state_writer, fill), manifest=manifest)
 
@@ -84,7 +84,10 @@ class Saver:
                 fix=f"set train.workers.max={world_size} and run where so many fit",
             )
         self._engine.load(checkpoint.path / layout.STATE_FOLDER)
-        torch.set_rng_state(load_file(checkpoint.path / layout.rng_file(self._group.rank))["torch_cpu"])
+        state = load_file(checkpoint.path / layout.rng_file(self._group.rank))
+        torch.set_rng_state(state["torch_cpu"])
+        if "torch_cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["torch_cuda"])
         return checkpoint.progress
 
     def _state_writer(self, folder: Path) -> None:
@@ -99,6 +102,14 @@ class Saver:
         write_json(folder / layout.MODEL_CONFIG, self._config.to_dict())
         write_json(folder / layout.PROGRESS, json.loads(progress.model_dump_json()))
         (folder / "job.yaml").write_text(job_to_yaml(self._job), encoding="utf-8")
+
+
+def _random_state() -> dict[str, Tensor]:
+    """What dropout draws from."""
+    state = {"torch_cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["torch_cuda"] = torch.cuda.get_rng_state()
+    return state
 
 
 def versions() -> dict[str, str]:
