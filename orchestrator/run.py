@@ -152,7 +152,10 @@ def serve_stage(
     session.connect()
     service = deploy(export, settings=job.serve, model_name=job.name, port=job.serve.port)
     try:
-        outcome.samples = ask(service, job.serve.probe_prompts, max_tokens=_sample_tokens(job))
+        # Not greedy: a small model left to its favourite token says little else. The seed keeps it repeatable.
+        outcome.samples = ask(
+            service, job.serve.probe_prompts, max_tokens=_sample_tokens(job), temperature=0.7, seed=job.train.seed
+        )
         outcome.stages["serve"] = "done"
         while_serving(service, outcome)
     finally:

@@ -19,7 +19,9 @@ _POLL_S = 0.25
 def following(run: Path, *, first_step: int, steps: int, every: int) -> Iterator[None]:
     """Show the steps that are finished while the block runs, those before `first_step` left out."""
     ended = threading.Event()
-    thread = threading.Thread(target=_follow, args=(run, first_step, steps, every, ended), name="follow", daemon=True)
+    # What stands there now is of earlier attempts, steps beyond the checkpoint among it that will be done again.
+    lines = _lines(run / FILE, ended, position=_size_bytes(run / FILE))
+    thread = threading.Thread(target=_follow, args=(lines, first_step, steps, every), name="follow", daemon=True)
     thread.start()
     try:
         yield
@@ -38,11 +40,11 @@ def _numbers(line: dict[str, Any]) -> str:
     return text + (f"  validation {line[metrics.EVAL_LOSS]:.4f}" if metrics.EVAL_LOSS in line else "")
 
 
-def _follow(run: Path, first_step: int, steps: int, every: int, ended: threading.Event) -> None:
+def _follow(lines: Iterator[dict[str, Any]], first_step: int, steps: int, every: int) -> None:
     seen = first_step
     with contextlib.ExitStack() as stack:
         update = stack.enter_context(bar("train", steps, unit="steps")) if console.is_terminal else None
-        for line in _lines(run / FILE, ended):
+        for line in lines:
             step = int(line[metrics.STEP])
             if step <= seen:
                 continue
@@ -53,12 +55,11 @@ def _follow(run: Path, first_step: int, steps: int, every: int, ended: threading
                 say(describe(line, steps))
 
 
-def _lines(path: Path, ended: threading.Event) -> Iterator[dict[str, Any]]:
-    """Lines as they are appended, until `ended` and no more come; a truncated file is read anew."""
-    position, last_round = 0, False
+def _lines(path: Path, ended: threading.Event, *, position: int) -> Iterator[dict[str, Any]]:
+    """Lines as they are appended after `position`, until `ended` and no more come; a truncated file is read anew."""
     while True:
         last_round = ended.is_set()
-        size = path.stat().st_size if path.is_file() else 0
+        size = _size_bytes(path)
         if size < position:
             position = 0
         if size > position:
@@ -73,3 +74,7 @@ def _lines(path: Path, ended: threading.Event) -> Iterator[dict[str, Any]]:
         if last_round:
             return
         ended.wait(_POLL_S)
+
+
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

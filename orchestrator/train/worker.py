@@ -1,7 +1,9 @@
 """One training process: under Ray Train, under torchrun, or alone.
 
 python -m orchestrator.train.worker --run RUN_FOLDER
-torchrun --nproc-per-node 2 -m orchestrator.train.worker --run RUN_FOLDER
+torchrun --nproc-per-node 2 -m -- orchestrator.train.worker --run RUN_FOLDER
+
+(torchrun has options of its own that begin with `--run`: the `--` keeps it from ours.)
 """
 
 from __future__ import annotations

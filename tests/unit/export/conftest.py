@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from tests.export_fixtures import tiny_export
+from export_fixtures import tiny_export
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import yaml
+from export_fixtures import FACTS, TINY
 
 from orchestrator.export.card import model_card
-from tests.export_fixtures import FACTS, TINY
 
 
 def card(facts: object = FACTS) -> str:

@@ -92,6 +92,17 @@ def test_a_flip_without_a_clear_leader_is_rounding() -> None:
     assert rounded_difference(got, want) is None
 
 
+@pytest.mark.parametrize(("largest", "agrees"), [(1.0, False), (16.0, False), (64.0, True)])
+def test_both_limits_grow_with_large_logits(largest: float, agrees: bool) -> None:
+    want = torch.zeros(1, 2, 4)
+    want[0, 0, 0] = largest
+    want[0, 1, 1] = 0.3  # leads by more than 0.2, and by less than 0.2 x 64 / 16
+    got = want.clone()
+    got[0, 1, 1] = -0.01
+    got[0, 1, 2] = 0.01
+    assert (rounded_difference(got, want) is None) == agrees
+
+
 def test_bf16_of_the_same_logits_agrees() -> None:
     want = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(0)) * 3
     assert rounded_difference(want.bfloat16(), want) is None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from export_fixtures import TINY, tiny_export
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,7 +17,6 @@ from orchestrator.errors import ServeError, SlipwayError, StoreError
 from orchestrator.export.folder import tensor_sha256
 from orchestrator.export.prove import load_proven
 from orchestrator.store import sha256_file
-from tests.export_fixtures import TINY, tiny_export
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 
@@ -72,7 +72,7 @@ def test_the_smallest_change_of_one_number_is_found(export: Path) -> None:
         tensors["model.norm.weight"].view(torch.int32)[0] += 1
 
     alter(export, next_float)
-    with pytest.raises(StoreError, match="tensor model.norm.weight has SHA-256"):
+    with pytest.raises(StoreError, match=r"tensor model\.norm\.weight has SHA-256"):
         load_proven(export)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from export_fixtures import FACTS, TINY, tiny_checkpoint, tiny_dataset, tiny_export, tiny_model
 from safetensors.torch import load_file, save_file
 
 from model.config import ModelConfig
@@ -16,7 +17,6 @@ from orchestrator.errors import StoreError
 from orchestrator.export.folder import tensor_sha256
 from orchestrator.export.write import write_export
 from orchestrator.store import MARKER, commit, is_committed, read_manifest, verify_folder, writing
-from tests.export_fixtures import FACTS, TINY, tiny_checkpoint, tiny_dataset, tiny_export, tiny_model
 
 
 def remade(folder: Path, change: Callable[[Path], object]) -> Path:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from export_fixtures import TEXTS, tiny_export
 from tokenizers import Tokenizer
 
 from orchestrator.data.tokenizer import train_bpe
 from orchestrator.export.prove import ProvenModel, load_proven
-from tests.export_fixtures import TEXTS, tiny_export
 
 
 @pytest.fixture

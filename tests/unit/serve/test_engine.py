@@ -101,12 +101,11 @@ async def test_the_event_loop_is_free_meanwhile(engine: Engine, monkeypatch: pyt
 
     monkeypatch.setattr(Sequence, "step", slow)
     task = asyncio.create_task(collect(engine, [10, 20], Sampling(max_tokens=6, seed=0)))
-    longest = 0.0
+    turns_of_the_loop = 0
     while not task.done():
-        before = time.monotonic()
+        turns_of_the_loop += 1
         await asyncio.sleep(0)
-        longest = max(longest, time.monotonic() - before)
-    assert longest < 0.045
+    assert turns_of_the_loop > 100
 
 
 async def test_a_failure_stays_with_its_request(engine: Engine, proven: ProvenModel) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def test_a_mark_is_inherited_and_ends_with_the_process() -> None:
     finally:
         parent.kill()
         parent.wait()
-    assert marked("mark-7") == []
+    deadline = time.monotonic() + 10
+    while marked("mark-7"):  # the kernel ends an orphan in its own time
+        assert time.monotonic() < deadline
 
 
 def test_a_port_in_use_is_named_with_a_way_out() -> None:

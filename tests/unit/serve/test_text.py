@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from export_fixtures import TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from orchestrator.data.tokenizer import train_bpe
 from orchestrator.serve.text import Detokenizer, StopHolder
-from tests.export_fixtures import TEXTS
 
 BYTES = Tokenizer.from_str(train_bpe(TEXTS, 257))
 """A tokenizer with hardly a merge: every byte of a character is a token of its own."""

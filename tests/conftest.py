@@ -1,0 +1,40 @@
+"""Settings and parts that tests of many rooms share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+
+from orchestrator.job import JobSpec
+from orchestrator.job_file import load_job
+
+# The same examples everywhere: a test that is red for one person is red for all. Shared cores make no deadline fair.
+settings.register_profile("slipway", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("slipway")
+
+TINY_JOB = """\
+name: tiny
+data:
+  sources:
+    - path: docs/*.txt
+  split: {validation: 0.1, test: 0.1}
+model: {layers: 2, width: 32, heads: 4, context: 16}
+train:
+  steps: 10
+  batch_tokens: 128
+  precision: fp32
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., JobSpec]:
+    """Makes a small valid job; its arguments are what `--set` takes."""
+    path = tmp_path_factory.mktemp("jobs") / "tiny.yaml"
+    path.write_text(TINY_JOB, encoding="utf-8")
+
+    def make(*overrides: str) -> JobSpec:
+        return load_job(path, overrides)
+
+    return make

@@ -1,0 +1,136 @@
+"""The command line's promises: help with an example, exit codes, one JSON document, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.errors import JobError
+
+Slipway = Callable[..., "subprocess.CompletedProcess[str]"]
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+TAKES_JOB = sorted(name for name, c in COMMANDS.items() if any("--set" in p.opts for p in c.params))
+
+
+def test_these_verbs_work() -> None:
+    wanted = {"plan", "run", "prepare", "train", "export", "serve", "runs", "submit", "doctor"}
+    assert wanted <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_the_help_of_every_verb_has_an_example_that_parses(verb: str, root: Path) -> None:
+    done = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert done.exit_code == 0
+    (example,) = re.findall(r"^\s*Example:\s+(slipway .*)$", done.output, re.MULTILINE)
+    words = shlex.split(example)
+    assert words[:2] == ["slipway", verb]
+    known = {option for parameter in COMMANDS[verb].params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+    for job in (word for word in words if word.endswith(".yaml")):
+        assert (root / job).is_file()
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_verb_takes_json_and_a_store(verb: str) -> None:
+    known = {option for parameter in COMMANDS[verb].params for option in parameter.opts}
+    assert {"--json", "--store"} <= known
+    assert all(p.help for p in COMMANDS[verb].params), "an option without a word of help"
+
+
+def test_the_help_names_every_verb(slipway: Slipway) -> None:
+    done = slipway("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [verb for verb in COMMANDS if not re.search(rf"^ +{verb} +\S", done.stdout, re.MULTILINE)] == []
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """What a refusal says to people; it has a fix and no traceback."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "\n  fix: " in done.stderr
+    return done.stderr
+
+
+QUICKSTART = ["plan", "jobs/quickstart.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*QUICKSTART, "--stor", "x"], "No such option"),
+        (["plan"], "Missing argument 'JOB'"),
+        (["fly"], "No such command 'fly'"),
+        (["run", "jobs/quickstart.yaml", "--until", "lunch"], "'lunch' is not one of"),
+        (["serve", "x", "--port", "0"], "'--port': Input should be greater than or equal to 1"),
+        (["serve"], "serve needs a RUN"),
+        (["plan", "jobs/none.yaml"], "there is no job file jobs/none.yaml"),
+        (["plan", "jobs"], "the job file jobs cannot be read"),
+        ([*QUICKSTART, "--set", "train.steps"], "has no value"),
+        ([*QUICKSTART, "--set", "train.stpes=3"], "unknown key 'train.stpes'; did you mean 'steps'?"),
+        ([*QUICKSTART, "--set", "train.steps=many"], "should be a valid integer"),
+        ([*QUICKSTART, "--set", "train.batch_tokens=256", "--cpus", "8"], "fewer than the 2 workers"),
+        ([*QUICKSTART, "--cpus", "4", "--nodes", "0"], "'--nodes': Input should be greater than or equal to 1"),
+        ([*QUICKSTART, "--gpus", "-1"], "'--gpus': Input should be greater than or equal to 0"),
+    ],
+)
+def test_wrong_usage_exits_2_with_a_word_of_help(slipway: Slipway, arguments: list[str], said: str) -> None:
+    assert said in refused(slipway(*arguments), 2)
+
+
+def test_a_misspelt_key_is_told_with_its_line(slipway: Slipway, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: x\ndata: {sources: [{path: x}]}\ntrain:\n  stepz: 3\n  batch_tokens: 256\n")
+    said = refused(slipway("run", str(path)), 2)
+    assert f"{path}:4: unknown key 'train.stepz'; did you mean 'steps'?" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        (["plan", "jobs/none.yaml"], 2, "job"),
+        ([*QUICKSTART, "--what"], 2, "job"),
+        (["run", "jobs/quickstart.yaml", "--set", "data.sources=[{path: /none}]"], 3, "data"),
+        (["run", "jobs/quickstart.yaml", "--set", "train.workers={min: 999}"], 4, "capacity"),
+        (["export", "none"], 6, "store"),
+        (["serve", "none"], 6, "store"),
+    ],
+)
+def test_a_failure_is_one_json_document(slipway: Slipway, arguments: list[str], code: int, kind: str) -> None:
+    done = slipway(*arguments, "--json")
+    refused(done, code)
+    error = json.loads(done.stdout)["error"]
+    assert (error["exit_code"], error["kind"]) == (code, kind)
+    assert error["message"]
+    assert error["fix"]
+
+
+def test_debug_shows_the_traceback(slipway: Slipway) -> None:
+    done = slipway("--debug", "plan", "jobs/none.yaml")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("verb", TAKES_JOB)
+def test_every_verb_that_takes_a_job_takes_set(verb: str, root: Path) -> None:
+    address = ["--address", "http://127.0.0.1:1"] if verb == "submit" else []
+    job = str(root / "jobs" / "quickstart.yaml")
+    done = CliRunner().invoke(app, [verb, job, "--set", "train.zero.stage=9", *address])
+    assert isinstance(done.exception, JobError)
+    assert "--set train.zero.stage: train.zero.stage = 9" in done.exception.message
+
+
+def test_an_empty_store_has_no_runs(slipway: Slipway, tmp_path: Path) -> None:
+    done = slipway("runs", "--store", str(tmp_path / "none"), "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"runs": []})
+    assert slipway("runs", "--store", str(tmp_path / "none")).stdout == "none\n"

@@ -1,0 +1,254 @@
+"""Checkpoints: all ranks' files or nothing, the newest that verifies, and no more than are to be kept."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.attempts import Attempt, FencedError, writing_run
+from orchestrator.checkpoint.layout import PROGRESS, Progress, checkpoints_folder
+from orchestrator.checkpoint.reader import committed_steps, newest_checkpoint, read_checkpoint
+from orchestrator.checkpoint.writer import CheckpointWriter
+from orchestrator.errors import StoreError
+from orchestrator.store import MARKER, read_manifest
+
+Fill = Callable[[Path], None]
+
+
+class Alone:
+    """A group of one."""
+
+    rank = 0
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+@dataclass
+class Meeting:
+    """Where the threads of a group exchange values."""
+
+    size: int
+    slots: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.slots = [None] * self.size
+        self.barrier = threading.Barrier(self.size, timeout=20)
+
+
+@dataclass
+class ThreadRank:
+    """One rank of a group whose ranks are threads: every call is a collective, as over processes."""
+
+    rank: int
+    meeting: Meeting
+
+    def gather(self, value: Any) -> list[Any]:
+        self.meeting.slots[self.rank] = value
+        self.meeting.barrier.wait()
+        values = list(self.meeting.slots)
+        self.meeting.barrier.wait()
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        return self.gather(value)[0]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny-0123"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def attempt(run: Path) -> Attempt:
+    with writing_run(run) as begun:
+        return begun
+
+
+def progress_of(step: int) -> Fill:
+    def fill(folder: Path) -> None:
+        (folder / "zero").mkdir()
+        (folder / "zero" / "state.bin").write_bytes(bytes([step]) * 1000)
+        (folder / PROGRESS).write_text(Progress(step=step).model_dump_json())
+
+    return fill
+
+
+def write(run: Path, attempt: Attempt, *steps: int, keep_last: int = 9) -> CheckpointWriter:
+    writer = CheckpointWriter(run, group=Alone(), attempt=attempt, keep_last=keep_last)
+    for step in steps:
+        writer.write(step, fill=progress_of(step), manifest={"step": step, "world_size": 1})
+    return writer
+
+
+def names(run: Path) -> list[str]:
+    return sorted(os.listdir(checkpoints_folder(run)))
+
+
+def newest(run: Path) -> tuple[int | None, list[str]]:
+    """The step that a resume would take, and what it said."""
+    said: list[str] = []
+    found = newest_checkpoint(run, say=said.append)
+    return (found.step if found else None), said
+
+
+def test_what_is_written_is_found_and_verifies(run: Path, attempt: Attempt) -> None:
+    write(run, attempt, 10, 20)
+    assert newest(run) == (20, [])
+    found = read_checkpoint(committed_steps(run)[0])
+    assert (found.step, found.manifest["world_size"]) == (10, 1)
+    assert [f["path"] for f in found.manifest["files"]] == [PROGRESS, "zero/state.bin"]
+
+
+def test_a_run_without_checkpoints_has_none(run: Path) -> None:
+    assert newest(run) == (None, [])
+
+
+def test_retention_gives_up_the_oldest(run: Path, attempt: Attempt) -> None:
+    write(run, attempt, 10, 20, 30, keep_last=2)
+    assert names(run) == ["step-00000020", "step-00000030"]
+
+
+def test_a_step_written_again_replaces_the_old_one(run: Path, attempt: Attempt) -> None:
+    write(run, attempt, 10)
+    write(run, attempt, 10)
+    assert newest(run) == (10, [])
+    assert names(run) == ["step-00000010"]
+
+
+def test_leftovers_of_a_killed_attempt_are_swept(run: Path, attempt: Attempt) -> None:
+    (checkpoints_folder(run) / "step-00000010.tmp-ab" / "zero").mkdir(parents=True)
+    write(run, attempt)
+    assert names(run) == []
+
+
+class TestDamage:
+    @pytest.mark.parametrize("damage", ["torn", "altered", "absent", "manifest", "progress"])
+    def test_the_one_before_is_taken_and_said(self, run: Path, attempt: Attempt, damage: str) -> None:
+        write(run, attempt, 10, 20)
+        folder = checkpoints_folder(run) / "step-00000020"
+        state = folder / "zero" / "state.bin"
+        if damage == "torn":
+            os.truncate(state, 10)
+        elif damage == "altered":
+            state.write_bytes(b"x" * 1000)
+        elif damage == "absent":
+            state.unlink()
+        elif damage == "manifest":
+            os.truncate(folder / "manifest.json", 30)
+        else:
+            (folder / PROGRESS).write_text("{}x")
+        step, said = newest(run)
+        assert step == 10
+        assert len(said) == 1
+        assert said[0].startswith("passing over step-00000020: ")
+        assert str(folder) in said[0]
+
+    def test_a_folder_without_its_marker_is_not_there(self, run: Path, attempt: Attempt) -> None:
+        write(run, attempt, 10, 20)
+        (checkpoints_folder(run) / "step-00000020" / MARKER).unlink()
+        assert newest(run) == (10, [])
+
+    def test_none_that_verifies_stops_the_run(self, run: Path, attempt: Attempt) -> None:
+        write(run, attempt, 10, 20)
+        for step in ("10", "20"):
+            os.truncate(checkpoints_folder(run) / f"step-000000{step}" / "zero" / "state.bin", 10)
+        with pytest.raises(
+            StoreError, match=r"no checkpoint of tiny-0123 verifies; the newest: .*step-00000020"
+        ) as told:
+            newest(run)
+        assert f"delete {checkpoints_folder(run)} to start this run anew" in str(told.value.fix)
+
+    def test_a_step_that_was_damaged_can_be_written_again(self, run: Path, attempt: Attempt) -> None:
+        write(run, attempt, 10)
+        os.truncate(checkpoints_folder(run) / "step-00000010" / "zero" / "state.bin", 10)
+        write(run, attempt, 10)
+        assert newest(run) == (10, [])
+
+
+class TestFailure:
+    @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("no number")])
+    def test_a_failed_write_publishes_nothing(self, run: Path, attempt: Attempt, error: Exception) -> None:
+        writer = write(run, attempt, 10)
+
+        def fill(folder: Path) -> None:
+            (folder / "half").write_text("half")
+            raise error
+
+        with pytest.raises(type(error), match=str(error).replace("[", r"\[").replace("]", r"\]")):
+            writer.write(20, fill=fill, manifest={})
+        assert names(run) == ["step-00000010"]
+        assert newest(run) == (10, [])
+
+    def test_an_overtaken_attempt_publishes_nothing(self, run: Path, attempt: Attempt) -> None:
+        writer = write(run, attempt, 10)
+        with writing_run(run):
+            pass
+        with pytest.raises(FencedError, match="attempt 1 of tiny-0123 was overtaken by attempt 2"):
+            writer.write(20, fill=progress_of(20), manifest={})
+        assert names(run) == ["step-00000010"]
+
+
+def on_threads(run: Path, attempt: Attempt, fills: list[Fill]) -> list[BaseException | Path]:
+    """Write step 7 from as many ranks as there are fills; what each returned or raised."""
+    meeting = Meeting(len(fills))
+    ended: list[Any] = [None] * len(fills)
+
+    def work(rank: int) -> None:
+        try:
+            writer = CheckpointWriter(run, group=ThreadRank(rank, meeting), attempt=attempt, keep_last=2)
+            ended[rank] = writer.write(7, fill=fills[rank], manifest={"step": 7})
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            ended[rank] = error
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(len(fills))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return ended
+
+
+class TestManyRanks:
+    @staticmethod
+    def fill_of(rank: int) -> Fill:
+        def fill(folder: Path) -> None:
+            for part in range(3):
+                (folder / f"rank-{rank}-{part}").write_text(f"{rank} {part}")
+            if rank == 0:
+                (folder / PROGRESS).write_text(Progress(step=7).model_dump_json())
+
+        return fill
+
+    @pytest.mark.parametrize("num_ranks", [2, 3])
+    def test_every_ranks_files_stand_in_one_manifest(self, run: Path, attempt: Attempt, num_ranks: int) -> None:
+        ended = on_threads(run, attempt, [self.fill_of(rank) for rank in range(num_ranks)])
+        folder = checkpoints_folder(run) / "step-00000007"
+        assert ended == [folder] * num_ranks
+        listed = [row["path"] for row in read_manifest(folder)["files"]]
+        assert listed == sorted([PROGRESS, *(f"rank-{r}-{p}" for r in range(num_ranks) for p in range(3))])
+        assert read_checkpoint(folder).step == 7
+
+    @pytest.mark.parametrize("broken", [0, 2])
+    def test_one_rank_that_cannot_write_fails_all_and_publishes_nothing(
+        self, run: Path, attempt: Attempt, broken: int
+    ) -> None:
+        def fail(_: Path) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        fills = [fail if rank == broken else self.fill_of(rank) for rank in range(3)]
+        ended = on_threads(run, attempt, fills)
+        assert [getattr(error, "errno", None) for error in ended] == [errno.ENOSPC] * 3
+        assert names(run) == []

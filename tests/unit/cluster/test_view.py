@@ -1,0 +1,45 @@
+"""What there is to run on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster.view import declared_view, local_view
+
+
+def test_this_machine_is_one_node_with_the_cores_we_may_use() -> None:
+    view = local_view()
+    assert view.source == "local"
+    assert [node.cpus for node in view.nodes] == [len(os.sched_getaffinity(0))]
+
+
+def test_a_process_bound_to_one_core_has_one() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert local_view().nodes[0].cpus == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_devices_that_are_hidden_are_not_there(visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert local_view().nodes[0].gpus == 0
+
+
+def test_no_more_devices_are_visible_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Path("/proc/driver/nvidia/gpus")
+    present = len(list(driver.iterdir())) if driver.is_dir() else 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(64))))
+    assert local_view().nodes[0].gpus == present
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert local_view().nodes[0].gpus == present
+
+
+def test_a_cluster_can_be_declared() -> None:
+    view = declared_view(nodes=3, cpus=16, gpus=8)
+    assert (view.source, view.describe()) == ("declared", "48 CPUs and 24 GPUs on 3 node(s)")

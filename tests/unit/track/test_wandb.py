@@ -1,0 +1,221 @@
+"""W&B: which mode, what a real offline run holds, and that its failures stay its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.job import WandB
+from orchestrator.track.tracker import NoTracker, Tracker
+from orchestrator.track.wandb import RunIdentity, WandbTracker, open_tracker, wandb_mode
+
+_BLOCK_BYTES = 32 * 1024
+_FULL, _LAST = 1, 4
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "environ", "mode"),
+    [
+        ("auto", {}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k"}, "online"),
+        ("auto", {"WANDB_API_KEY": ""}, "offline"),
+        ("online", {}, "online"),
+        ("offline", {"WANDB_API_KEY": "k"}, "offline"),
+        ("disabled", {"WANDB_API_KEY": "k"}, "disabled"),
+        ("online", {"WANDB_MODE": "offline"}, "offline"),
+        ("disabled", {"WANDB_MODE": "online"}, "online"),
+        ("auto", {"WANDB_MODE": "disabled", "WANDB_API_KEY": "k"}, "disabled"),
+        ("auto", {"WANDB_MODE": "dryrun"}, "offline"),
+        ("auto", {"WANDB_MODE": "Offline"}, "offline"),
+        ("offline", {"WANDB_MODE": ""}, "offline"),
+    ],
+)
+def test_the_mode(asked: Any, environ: dict[str, str], mode: str, tmp_path: Path) -> None:
+    assert wandb_mode(WandB(mode=asked), {"HOME": str(tmp_path), **environ}) == mode
+
+
+def test_a_key_in_netrc_counts(tmp_path: Path) -> None:
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine elsewhere login me password hush\n")
+    assert wandb_mode(WandB(), {"HOME": str(tmp_path)}) == "offline"
+    netrc.write_text("machine api.wandb.ai login user password hush\n")
+    assert wandb_mode(WandB(), {"HOME": str(tmp_path)}) == "online"
+    assert wandb_mode(WandB(), {"HOME": "/none", "NETRC": str(netrc)}) == "online"
+    netrc.write_text("machine {\n broken")
+    assert wandb_mode(WandB(), {"HOME": str(tmp_path)}) == "offline"
+
+
+def test_disabled_tracks_nothing(tmp_path: Path) -> None:
+    identity = RunIdentity("id", "name", tmp_path)
+    tracker = open_tracker(WandB(mode="disabled"), identity, config={}, environ={})
+    assert isinstance(tracker, NoTracker)
+    assert list(tmp_path.iterdir()) == []
+
+
+def read_records(path: Path) -> Iterator[Any]:
+    """The records of a `.wandb` file: LevelDB's log format behind a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    raw, at, whole = path.read_bytes(), 7, b""
+    assert raw.startswith(b":W&B")
+    while at + 7 <= len(raw):
+        room = _BLOCK_BYTES - at % _BLOCK_BYTES
+        if room < 7:  # too little for another header: zeros up to the next block
+            at += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", raw, at)
+        whole += raw[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (_FULL, _LAST):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+@dataclass
+class Held:
+    """What a `.wandb` file holds."""
+
+    run: Any = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    artifacts: list[Any] = field(default_factory=list)
+    metrics: list[Any] = field(default_factory=list)
+    exit_code: int | None = None
+
+
+def read_run(path: Path) -> Held:
+    held = Held()
+    for record in read_records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            held.run = record.run
+        elif kind == "history":
+            held.history.append(
+                {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+            )
+        elif kind == "summary":
+            held.summary |= {"/".join(u.nested_key) or u.key: json.loads(u.value_json) for u in record.summary.update}
+        elif kind == "artifact":
+            held.artifacts.append(record.artifact)
+        elif kind == "metric":
+            held.metrics.append(record.metric)
+        elif kind == "exit":
+            held.exit_code = record.exit.exit_code
+    return held
+
+
+def drive(tracker: Tracker, *, dataset: Path, export: Path, first: int) -> None:
+    tracker.used_dataset(dataset, {"hash": "0123", "vocab_size": 300})
+    for step in range(first, first + 3):
+        tracker.log({"train/step": step, "train/loss": 1 / step})
+    tracker.made_export(export, {"step": 3})
+    tracker.summarize({"tokens_per_s": 5.5, "best_eval_loss": None})
+    tracker.close()
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> list[Held]:
+    """What two attempts of one run left, tracked for real and offline."""
+    store = tmp_path_factory.mktemp("store")
+    dataset, run = store / "datasets" / "tiny-0123", store / "runs" / "tiny-99"
+    export = run / "export" / "step-00000003"
+    for folder in (dataset, export):
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text('{"files": []}')
+    held = []
+    for first in (1, 4):
+        asked = WandB(project="ships", tags=["a", "b"])
+        who = RunIdentity("tiny-99-abc", "tiny-99", run)
+        tracker = open_tracker(asked, who, config={"train": {"steps": 6}}, environ={"WANDB_MODE": "offline"})
+        drive(tracker, dataset=dataset, export=export, first=first)
+        (file,) = [p for p in sorted(run.glob("wandb/offline-run-*/*.wandb")) if p not in [f for f, _ in held]]
+        held.append((file, read_run(file)))
+    return [what for _, what in held]
+
+
+def test_a_run_says_who_it_is(offline: list[Held]) -> None:
+    run = offline[0].run
+    assert (run.run_id, run.display_name, run.project, list(run.tags)) == (
+        "tiny-99-abc",
+        "tiny-99",
+        "ships",
+        ["a", "b"],
+    )
+    config = {update.key: json.loads(update.value_json) for update in run.config.update}
+    assert config["train"] == {"steps": 6}
+
+
+def test_a_resumed_run_is_one_run(offline: list[Held]) -> None:
+    assert {held.run.run_id for held in offline} == {"tiny-99-abc"}
+    assert [line["train/step"] for held in offline for line in held.history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_holds_every_step_by_our_axis(offline: list[Held]) -> None:
+    for line in offline[0].history:
+        assert line["train/loss"] == pytest.approx(1 / line["train/step"])
+    assert [m.name for m in offline[0].metrics if m.name] == ["train/step"]
+    assert [(m.glob_name, m.step_metric) for m in offline[0].metrics if m.glob_name] == [("*", "train/step")]
+
+
+def test_a_run_has_a_summary_and_ends_well(offline: list[Held]) -> None:
+    assert offline[1].summary["tokens_per_s"] == 5.5
+    assert offline[1].summary["train/step"] == 6
+    assert [held.exit_code for held in offline] == [0, 0]
+
+
+def test_the_dataset_and_the_export_are_artifacts_with_lineage(offline: list[Held]) -> None:
+    used, made = offline[0].artifacts
+    assert (used.type, used.name, used.use_after_commit) == ("dataset", "tiny-0123", True)
+    assert json.loads(used.metadata) == {"hash": "0123", "vocab_size": 300, "path": "datasets/tiny-0123"}
+    assert (made.type, made.name, made.use_after_commit) == ("model", "tiny-99-export", False)
+    assert set(made.aliases) == {"latest", "step-00000003"}
+    assert [entry.path for entry in made.manifest.contents] == ["manifest.json"]
+
+
+def test_an_artifact_is_no_copy_elsewhere(offline: list[Held]) -> None:
+    for artifact in offline[0].artifacts:
+        assert [Path(entry.local_path).parent.name for entry in artifact.manifest.contents] in (
+            [artifact.name],
+            ["step-00000003"],
+        )
+
+
+def broken(folder: Path) -> WandbTracker:
+    """A tracker whose W&B raises as it begins."""
+    return WandbTracker(WandB(), RunIdentity("id", "name", folder), config={}, mode="nonsense")
+
+
+def test_what_wandb_raises_stays_its_own_and_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = broken(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        drive(tracker, dataset=tmp_path / "none", export=tmp_path / "none", first=1)
+        for step in range(12_000):  # more than the queue holds
+            tracker.log({"train/step": step})
+        tracker.close()
+    ours = [record.message for record in caplog.records if record.name == "orchestrator.track.wandb"]
+    assert ours == ["W&B failed; training goes on without it"]
+
+
+def test_a_folder_that_is_gone_does_not_stop_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = WandbTracker(WandB(), RunIdentity("id2", "name", tmp_path), config={}, mode="offline")
+    with caplog.at_level(logging.WARNING):
+        tracker.used_dataset(tmp_path / "none", {})  # has no manifest: W&B raises
+        tracker.log({"train/step": 1})
+        tracker.close()
+    assert "W&B failed; training goes on without it" in caplog.messages

@@ -1,0 +1,73 @@
+"""The gradient of a step is the same however its samples are dealt: shares, micro-batches and weights together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import ModelConfig
+from model.gpt import GPT, token_losses
+from orchestrator.data.loader import TokenStream, TrainLoader
+from orchestrator.data.order import deal, micro_batches
+from orchestrator.data.shards import write_shard
+from orchestrator.train.objectives import causal_lm
+
+CONFIG = ModelConfig(vocab_size=61, layers=2, width=32, heads=4, kv_heads=2, hidden=64, context=8)
+Gradient = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(0)
+    for i, size in enumerate((90, 3, 200)):
+        write_shard(folder / f"{i}.arrow", [rng.integers(0, 61, size, dtype=np.uint16)])
+    return sorted(folder.iterdir())
+
+
+def step_gradient(loader: TrainLoader, *, samples: int, num_ranks: int, micro_batch: int) -> tuple[float, Gradient]:
+    """Loss and gradient of step 2, summed over ranks that each work on their share alone."""
+    accumulation = -(-max(1, -(-samples // num_ranks)) // micro_batch)
+    loss_sum, sums = 0.0, {}
+    for rank in range(num_ranks):
+        model = GPT(CONFIG).initialise(1)
+        for first, last in micro_batches(*deal(samples, rank, num_ranks), accumulation):
+            batch = causal_lm(loader.read(2, first, last), target_tokens=samples * 8, context=8)
+            loss = token_losses(model, batch.inputs_BT, batch.targets_BT).mean() * batch.weight
+            loss.backward()
+            loss_sum += float(loss.detach())
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            sums[name] = sums.get(name, 0) + parameter.grad
+    return loss_sum, sums
+
+
+@pytest.mark.parametrize("samples", [7, 8, 13])
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_any_number_of_workers_gives_one_workers_gradient(shards: list[Path], samples: int, micro_batch: int) -> None:
+    loader = TrainLoader(TokenStream(shards), context=8, samples_per_step=samples, seed=0)
+    # What it must be: the mean over the step's tokens, in one pass.
+    model = GPT(CONFIG).initialise(1)
+    ids = torch.from_numpy(loader.read(2, 0, samples))
+    plain = token_losses(model, ids[:, :-1].contiguous(), ids[:, 1:].contiguous()).mean()
+    plain.backward()
+    for num_ranks in (1, 2, 3, 7):
+        loss, gradient = step_gradient(loader, samples=samples, num_ranks=num_ranks, micro_batch=micro_batch)
+        assert loss == pytest.approx(float(plain.detach()), rel=1e-6)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-7, msg=f"{num_ranks} {name}")
+
+
+def test_shares_that_count_alike_would_not_do(shards: list[Path]) -> None:
+    # The test above could not fail if uneven shares gave the same gradient without weights.
+    loader = TrainLoader(TokenStream(shards), context=8, samples_per_step=7, seed=0)
+    model = GPT(CONFIG).initialise(1)
+    losses, weights = [], []
+    for rank in range(3):
+        batch = causal_lm(loader.read(2, *deal(7, rank, 3)), target_tokens=7 * 8, context=8)
+        losses.append(float(token_losses(model, batch.inputs_BT, batch.targets_BT).mean().detach()))
+        weights.append(batch.weight)
+    assert sum(losses) / 3 != pytest.approx(float(np.dot(losses, weights)), rel=1e-6)
