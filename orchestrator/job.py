@@ -217,8 +217,8 @@ class Train(Section):
     """Samples in one forward pass of one worker; null: chosen by the plan."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    gradient_clip: float | None = Field(default=1.0, gt=0.0)
-    """Largest norm of the gradient; null: not clipped."""
+    gradient_clip: float = Field(default=1.0, ge=0.0)
+    """Largest norm of the gradient; 0: not clipped."""
     precision: Literal["fp32", "bf16"] = "bf16"
     zero: Zero = Zero()
     seed: NotNegative = 0

@@ -221,8 +221,15 @@ def _merge(
         if value is None:
             target.pop(key, None)
             continue
-        target[key] = value
+        target[key] = _without_nulls(value)
         into.where.update({k: v for k, v in where.items() if k[: len(here)] == here})
+
+
+def _without_nulls(value: Any) -> Any:
+    """A mapping that nothing stands below: its nulls remove nothing."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(item) for key, item in value.items() if item is not None}
 
 
 def _describe(detail: ErrorDetails, tree: Tree) -> str:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 from orchestrator.cluster.connect import connected
 from orchestrator.errors import Interrupted, ServeError
 from orchestrator.job import Serve
-from orchestrator.serve.processes import check_port, port_is_free
+from orchestrator.serve.processes import check_port
 
 if TYPE_CHECKING:
     from orchestrator.serve.deploy import Service
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WATCH_EVERY_S = 5.0
-_LOST_AFTER_S = 60.0
 
 
 def serve_foreground(
@@ -44,25 +43,27 @@ def serve_foreground(
             service = deploy(export, settings=settings, model_name=model_name, port=port, proof=proof)
             try:
                 ready(service)
-                _watch(port)
+                _watch()
             except Interrupted:
                 return
             finally:
                 service.stop()
 
 
-def _watch(port: int) -> None:
+def _watch() -> None:
     """Stay until a signal. Serve replaces its replicas and its proxy; nothing replaces a Ray that has died.
 
     Raises:
-        ServeError: nothing has listened for so long that nothing will.
+        ServeError: Ray has no living node any more, or does not say.
     """
-    listened_at = time.monotonic()
-    while time.monotonic() - listened_at < _LOST_AFTER_S:
-        time.sleep(_WATCH_EVERY_S)
-        if not port_is_free(port):
-            listened_at = time.monotonic()
-    raise ServeError(f"nothing has listened on port {port} for {_LOST_AFTER_S:g} s: Ray has died", fix="serve it again")
+    import ray
+
+    try:
+        while any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+            time.sleep(_WATCH_EVERY_S)
+    except ray.exceptions.RaySystemError as error:
+        raise ServeError(f"the service's Ray does not answer: {error}", fix="serve it again") from error
+    raise ServeError("the service's Ray has died", fix="serve it again")
 
 
 def _prove(export: Path, settings: Serve) -> None:

@@ -20,7 +20,7 @@ def deepspeed_config(train: Train, *, micro_batch: int, accumulation: int, on_gp
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": train.gradient_clip or 0.0,
+        "gradient_clipping": train.gradient_clip,
         "steps_per_print": 1 << 30,
         "wall_clock_breakdown": False,
         "zero_allow_untested_optimizer": True,  # torch.optim.AdamW, whose state it partitions all the same

@@ -140,7 +140,7 @@ def _listening(cluster: Cluster) -> list[int]:
 
 @pytest.mark.skipif(not Path("/usr/bin/ss").exists() and not Path("/bin/ss").exists(), reason="needs ss")
 def test_no_port_does_anything_without_the_token(cluster: Cluster) -> None:
-    """HTTP ports answer 401 or 403, but for read-only metrics and the dashboard's empty page; gRPC ports refuse a call without the token."""
+    """HTTP answers 401 or 403, but for read-only metrics and the dashboard's empty page; gRPC refuses."""
     ports = _listening(cluster)
     assert len(ports) >= 4
     answers = {port: _answer_without_token(port) for port in ports}

@@ -69,7 +69,7 @@ def test_a_wrong_type_is_refused(tiny_job: MakeJob, override: str, problem: str)
         ("train.optimizer.learning_rate=.inf", "finite number"),
         ("train.optimizer.weight_decay=.nan", "finite number"),
         ("train.optimizer.beta2=1.0", "less than 1"),
-        ("train.gradient_clip=0", "greater than 0"),
+        ("train.gradient_clip=-1", "greater than or equal to 0"),
         ("train.schedule.final_fraction=1.1", "less than or equal to 1"),
         ("train.checkpoint.keep_last=0", "greater than or equal to 1"),
         ("train.precision=fp16", "'fp32' or 'bf16'"),

@@ -278,7 +278,7 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
     train = section(
         optimizer=section(learning_rate=rates, eps=rates, weight_decay=st.floats(0, 1), beta1=fractions),
         schedule=section(name=st.sampled_from(["cosine", "constant"]), warmup_steps=st.integers(0, steps)),
-        gradient_clip=st.none() | rates,
+        gradient_clip=st.just(0.0) | rates,
         precision=st.sampled_from(["fp32", "bf16"]),
         zero=section(stage=st.integers(0, 3)),
         seed=st.integers(0, 2**63),
@@ -318,3 +318,9 @@ def test_a_written_job_is_whole(tmp_path: Path) -> None:
     text = job_to_yaml(job)
     assert "rope_theta: 10000.0" in text
     assert isinstance(load_job(write(tmp_path, text)), JobSpec)
+
+
+def test_a_null_below_a_section_that_the_base_lacks_removes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("name: n\ndata: {sources: [{path: x}]}\ntrain: {steps: 1, batch_tokens: 256}\n")
+    (tmp_path / "child.yaml").write_text("extends: base.yaml\nserve: {port: null, max_tokens: null}\n")
+    assert load_job(tmp_path / "child.yaml").serve == load_job(tmp_path / "base.yaml").serve

@@ -42,7 +42,7 @@ def test_deepspeed_holds_bf16_weights_where_it_shards(
 def test_clipping_is_the_jobs(tiny_job: MakeJob) -> None:
     job = tiny_job("train.gradient_clip=0.5")
     assert config(job)["gradient_clipping"] == 0.5
-    unclipped = job.model_copy(update={"train": job.train.model_copy(update={"gradient_clip": None})})
+    unclipped = job.model_copy(update={"train": job.train.model_copy(update={"gradient_clip": 0.0})})
     assert config(unclipped)["gradient_clipping"] == 0.0
 
 
