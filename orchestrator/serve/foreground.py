@@ -45,9 +45,7 @@ def serve_foreground(
                 ready(service)
                 _watch()
             except Interrupted:
-                return
-            finally:
-                service.stop()
+                service.stop()  # lets go of the port in good order; whatever else ends it, Ray's end does
 
 
 def _watch() -> None:
