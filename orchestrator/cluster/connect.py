@@ -28,6 +28,11 @@ _OBJECT_STORE_BYTES = 512 << 20
 """Slipway passes file names through Ray, not data: a small store leaves the memory to the workers."""
 
 _REACH_LIMIT_S = 5.0
+_OWN_DEFAULTS = {
+    # Each is one more process to start beside the workers; a Ray of our own has one node, which nobody drains.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
 
 _DEFAULTS = {
     "RAY_AUTH_MODE": "token",
@@ -95,6 +100,8 @@ class Session:
 
 @contextlib.contextmanager
 def _local() -> Iterator[ClusterView]:
+    for name, value in _OWN_DEFAULTS.items():
+        os.environ.setdefault(name, value)
     prepare_environment()
     import ray
 
