@@ -300,9 +300,4 @@ class JobSpec(Section):
         rows, tokens = self.model.vocab_size, self.data.tokenizer.vocab_size
         if rows is not None and self.data.tokenizer.train and rows < tokens:
             raise ValueError(f"model.vocab_size {rows} is below data.tokenizer.vocab_size {tokens}: it does not fit")
-        if self.train.schedule.warmup_steps > self.train.steps:
-            raise ValueError(
-                f"train.schedule.warmup_steps {self.train.schedule.warmup_steps} is above "
-                f"train.steps {self.train.steps}"
-            )
         return self

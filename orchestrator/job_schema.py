@@ -48,7 +48,7 @@ _MEANINGS: Mapping[str, str] = {
     "Optimizer.eps": "Added to the denominator.",
     "Optimizer.name": "AdamW.",
     "Schedule.name": "What follows the warm-up.",
-    "Schedule.warmup_steps": "Steps in which the rate rises from 0; at most `train.steps`.",
+    "Schedule.warmup_steps": "Steps in which the rate rises from 0; a run that is shorter ends on the way up.",
     "Workers.min": "With fewer that fit, the job is refused (exit 4).",
     "Workers.max": "Never more than these; where only `min` is given, the same number.",
     "Workers.gpus": "GPUs of one worker; 0 trains on the CPU.",

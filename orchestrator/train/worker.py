@@ -64,9 +64,11 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
         dataset = open_dataset(dataset_path, verify=False)
         torch.set_num_threads(job.train.workers.cpus)
         torch.manual_seed(job.train.seed * 1_000_003 + group.rank)
+        checkpoint = _agree_on_checkpoint(run, group)
+        if checkpoint is not None and checkpoint.step >= job.train.steps:
+            return checkpoint.progress
         parts = _assemble(job, dataset, group)
         startup.mark("engine_s")
-        checkpoint = _agree_on_checkpoint(run, group)
         progress = parts.saver(run, attempt).restore(checkpoint) if checkpoint else Progress()
         startup.mark("restore_s")
         with _hooks(run, job, dataset, attempt=attempt, parts=parts, resumed=checkpoint, startup=startup) as hooks:
@@ -145,6 +147,8 @@ class _RankHooks:
     job: JobSpec
     attempt: Attempt
     saver: Saver
+    origin: dict[str, str]
+    """Dataset and tokenizer, for the checkpoints' manifests."""
     log: MetricLog | None
     tracker: Tracker
 
@@ -162,7 +166,7 @@ class _RankHooks:
         """See `Hooks`."""
         if self.log is not None:
             self.log.sync()
-        path = self.saver.save(progress, attempt=self.attempt.number, facts={"run": self.run.name})
+        path = self.saver.save(progress, attempt=self.attempt.number, facts={"run": self.run.name, **self.origin})
         if self.log is not None:
             events.record(self.run, "checkpoint", step=progress.step, path=path.name, attempt=self.attempt.number)
 
@@ -183,8 +187,9 @@ def _hooks(
     startup: Startup,
 ) -> Iterator[_RankHooks]:
     saver = parts.saver(run, attempt)
+    origin = {"dataset": dataset.path.name, "tokenizer_sha256": str(dataset.manifest["tokenizer"]["sha256"])}
     if parts.group.rank != 0:
-        yield _RankHooks(run, job, attempt, saver, None, NoTracker())
+        yield _RankHooks(run, job, attempt, saver, origin, None, NoTracker())
         return
     step = resumed.step if resumed else 0
     log = MetricLog(run, attempt=attempt, resumed_step=step)
@@ -198,7 +203,7 @@ def _hooks(
     )
     tracker = _tracker(run, job, dataset)
     try:
-        yield _RankHooks(run, job, attempt, saver, log, tracker)
+        yield _RankHooks(run, job, attempt, saver, origin, log, tracker)
         tracker.summarize(_summary(run))
     finally:
         log.close()

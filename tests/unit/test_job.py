@@ -98,7 +98,6 @@ def test_a_value_out_of_range_is_refused(tiny_job: MakeJob, override: str, probl
     [
         (["train.batch_tokens=100"], "train.batch_tokens 100 is not a multiple of model.context 16; the nearest is 96"),
         (["train.batch_tokens=3"], "train.batch_tokens 3 is not a multiple of model.context 16; the nearest is 16"),
-        (["train.schedule.warmup_steps=11"], "train.schedule.warmup_steps 11 is above train.steps 10"),
         (["train.workers={min: 3, max: 2}"], "train.workers: min 3 is above max 2"),
         (["serve.replicas={min: 3, max: 2}"], "serve.replicas: min 3 is above max 2"),
         (["data.split={validation: 0.5, test: 0.5}"], "validation 0.5 + test 0.5 leave nothing to train on"),

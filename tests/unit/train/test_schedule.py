@@ -61,3 +61,7 @@ def test_these_are_the_numbers() -> None:
     schedule = Schedule(warmup_steps=2, final_fraction=0.5)
     expected = [0.5, 1.0, 0.5 + 0.25 * (1 + 2**-0.5), 0.75, 0.5 + 0.25 * (1 - 2**-0.5), 0.5]
     assert rates(6, schedule) == pytest.approx([PEAK * share for share in expected])
+
+
+def test_a_run_shorter_than_its_warm_up_ends_on_the_way_up() -> None:
+    assert rates(3, Schedule(warmup_steps=6)) == pytest.approx([PEAK / 6, PEAK / 3, PEAK / 2])
