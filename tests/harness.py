@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from orchestrator.cluster.connect import Session
 from orchestrator.job import JobSpec
@@ -63,3 +66,17 @@ def losses(store: Path, outcome_run: str) -> list[float]:
 def steps(store: Path, outcome_run: str) -> list[int]:
     lines = (store / outcome_run / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["train/step"] for line in lines]
+
+
+def kill_all(driver: subprocess.Popen[str]) -> None:
+    """The driver, its Ray, its workers: whatever is below it, at once."""
+    try:
+        family = psutil.Process(driver.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    for process in (driver, *family):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    driver.communicate()

@@ -6,6 +6,7 @@ import asyncio
 import shlex
 import sys
 import tempfile
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from orchestrator.cluster.connect import prepare_environment
 from orchestrator.errors import CapacityError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import job_to_yaml
+
+_AGENT_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,7 @@ def submit_and_follow(job: JobSpec, *, address: str, store: Path, until: str) ->
     client = _client(address)
     with tempfile.TemporaryDirectory(prefix="slipway-submit-") as folder:
         (Path(folder) / "job.yaml").write_text(job_to_yaml(with_absolute_paths(job)), encoding="utf-8")
-        submission = client.submit_job(
-            entrypoint=entrypoint(store=store, until=until),
-            runtime_env={"working_dir": folder},
-            submission_id=f"slipway-{job.name}-{uuid.uuid4().hex[:8]}",
-            metadata={"slipway": job.name},
-        )
+        submission = _submit(client, job, folder, entrypoint(store=store, until=until))
     sys.stderr.write(f"submitted {submission}; Ctrl-C detaches\n")
     try:
         asyncio.run(_follow(client, submission))
@@ -87,6 +85,28 @@ def _client(address: str) -> Any:
             f"no Ray dashboard takes jobs at {address}: {str(error).splitlines()[0]}",
             fix="give the dashboard's URL, such as http://127.0.0.1:8265; ~/.ray/auth_token must hold its token",
         ) from None
+
+
+def _submit(client: Any, job: JobSpec, folder: str, command: str) -> str:
+    """Hand the job over; a head that has just started has no agent yet for a while."""
+    deadline = time.monotonic() + _AGENT_LIMIT_S
+    while True:
+        try:
+            return str(
+                client.submit_job(
+                    entrypoint=command,
+                    runtime_env={"working_dir": folder},
+                    submission_id=f"slipway-{job.name}-{uuid.uuid4().hex[:8]}",
+                    metadata={"slipway": job.name},
+                )
+            )
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise CapacityError(
+                    f"the cluster did not take the job: {str(error).strip().splitlines()[-1]}",
+                    fix="see the head's dashboard_agent.log; another Ray there may hold the agent's port (52365)",
+                ) from error
+            time.sleep(1.0)
 
 
 async def _follow(client: Any, submission: str) -> None:

@@ -8,9 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from harness import command, environment, losses, steps
+from harness import command, environment, kill_all, losses, steps
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 
@@ -44,20 +43,6 @@ def job(tmp_path: Path) -> Path:
 def start(job: Path, store: Path) -> subprocess.Popen[str]:
     args = command("run", job, "--store", store, "--until", "train", "--json")
     return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
-
-
-def kill_all(driver: subprocess.Popen[str]) -> None:
-    """The driver, its Ray, its workers: whatever is below it, at once."""
-    try:
-        family = psutil.Process(driver.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    for process in (driver, *family):
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    driver.communicate()
 
 
 def test_kills_at_random_moments_do_not_change_the_curve(job: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ data:
   split: {{validation: 0.05, test: 0.05}}
 model: {{kind: gpt, layers: 2, width: 32, heads: 2, kv_heads: 1, context: 32, dropout: 0.1}}
 train:
-  steps: 12
+  steps: 40
   batch_tokens: 320
   optimizer: {{learning_rate: 3.0e-3}}
   schedule: {{name: cosine, warmup_steps: 2}}
@@ -47,7 +47,7 @@ train:
   zero: {{stage: 2}}
   workers: {{min: 1, max: 2}}
   checkpoint: {{every_steps: 4}}
-  evaluate: {{every_steps: 6}}
+  evaluate: {{every_steps: 20}}
   seed: 3
 serve: {{probe_prompts: ["the ship "], max_tokens: 32}}
 track: {{wandb: {{mode: offline}}}}

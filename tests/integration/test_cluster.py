@@ -50,7 +50,8 @@ def cluster() -> Iterator[Cluster]:
         args = [
             str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={gcs}",
             f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1",
-            "--num-cpus=2", f"--temp-dir={folder}", "--object-store-memory=200000000",
+            "--num-cpus=2", f"--dashboard-agent-listen-port={free_port()}",
+            f"--temp-dir={folder}", "--object-store-memory=200000000",
         ]  # fmt: skip
         head = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
         found = Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", head.pid)
@@ -88,7 +89,7 @@ def test_submit_runs_the_job_there_and_follows_it(
     )
     assert result.code == 0, result.stderr
     assert result.document["status"] == "SUCCEEDED"
-    assert "step 12/12" in result.stderr
+    assert "step 40/40" in result.stderr
     outcome = json.loads(next(line for line in result.stderr.splitlines() if line.startswith('{"run"')))
     assert (store / outcome["export"] / "COMMITTED").exists()
 

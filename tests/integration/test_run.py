@@ -54,10 +54,10 @@ def test_one_json_document_tells_it_all(served: tuple[Path, Result]) -> None:
         "resumed_from_step", "samples", "stages",
     }  # fmt: skip
     assert document["stages"] == dict.fromkeys(STAGES, "done")
-    assert (document["steps"], document["resumed_from_step"]) == (12, None)
+    assert (document["steps"], document["resumed_from_step"]) == (40, None)
     for name in ("run", "dataset", "checkpoint", "export"):
         assert (store / document[name]).is_dir()
-    assert document["checkpoint"] == f"{document['run']}/checkpoints/step-00000012"
+    assert document["checkpoint"] == f"{document['run']}/checkpoints/step-00000040"
     assert document["samples"][0]["prompt"] == "the ship "
     assert document["samples"][0]["completion"]
 
@@ -94,7 +94,7 @@ def test_plan_and_runs_know_what_is_done(served: tuple[Path, Result], job_file: 
     changed = slipway("plan", job_file, "--store", store, "--json", "--set", "model.layers=3").document["stages"]
     assert [changed[s]["status"] for s in STAGES] == ["done", "todo", "todo", "todo"]
     (row,) = slipway("runs", "--store", store, "--json").document["runs"]
-    assert (row["run"], row["state"], row["step"]) == (first.document["run"], "exported", 12)
+    assert (row["run"], row["state"], row["step"]) == (first.document["run"], "exported", 40)
 
 
 def test_transformers_opens_the_export_and_agrees(served: tuple[Path, Result]) -> None:
