@@ -13,7 +13,7 @@ flock 9
 
 echo "setting up .venv (about two minutes; once)" >&2
 "${PYTHON:-python3}" -m venv .venv
-pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@" >&2; }
+pip() { PYTHONWARNINGS=ignore .venv/bin/python -m pip --disable-pip-version-check --quiet "$@" >&2; }
 pip install --constraint constraints.txt pip setuptools wheel ninja
 # torch before deepspeed: deepspeed's own build asks the installed torch what it can do.
 pip install --constraint constraints.txt torch
