@@ -13,13 +13,3 @@ def record(run: Path, event: str, **facts: Any) -> None:
     line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event, **facts}
     with (run / "events.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def read_events(run: Path) -> list[dict[str, Any]]:
-    """All whole lines, oldest first."""
-    path = run / "events.jsonl"
-    if not path.is_file():
-        return []
-    return [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
