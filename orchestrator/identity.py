@@ -48,14 +48,13 @@ def dataset_hash(job: JobSpec, listing: list[list[Any]], tokenizer_sha256: str |
             "reading": [{"format": s["format"], "text": s["text"]} for s in data["sources"]],
             "tokenizer": tokenizer_sha256 if job.data.tokenizer.path else data["tokenizer"],
             "split": data["split"],
-            "on_bad_file": data["on_bad_file"],
         }
     )
 
 
 def run_hash(job: JobSpec, dataset: str) -> str:
     """Identity of a run: data, model and train, without what may change while it goes on."""
-    train = job.train.model_dump(mode="json", exclude={"workers", "checkpoint", "log_every_steps"})
+    train = job.training.model_dump(mode="json", exclude={"workers", "checkpoint", "log_every_steps"})
     return content_hash(
         {"format": RUN_FORMAT, "dataset": dataset, "model": job.model.model_dump(mode="json"), "train": train}
     )

@@ -1,97 +1,19 @@
 """JobSpec: every field of a job file. Closed, frozen, free of torch and Ray.
 
-`job_file.py` reads the YAML; this module says what may stand in it; `job_schema.py` tells it to editors and docs.
+`job_data.py` has the data section, `job_file.py` reads the YAML, `job_schema.py` tells it to editors and docs.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from model.config import ModelConfig, default_hidden
-
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-MIN_BYTE_LEVEL_VOCAB = 257
-"""256 bytes and the end-of-text token."""
-
-
-class Section(BaseModel):
-    """A part of the job: an unknown key is an error, a value is never changed after it was read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class Source(Section):
-    """Where documents come from: a file, a folder, or a glob."""
-
-    path: str = Field(min_length=1)
-    """A file, folder or glob; `${python:stdlib}` and `${env:NAME}` are resolved where it is used. Relative
-    paths start at the current directory."""
-    format: Literal["text", "jsonl"] = "text"
-    """`text`: one document a file. `jsonl`: one document a line."""
-    text: str = "text"
-    """jsonl: the field that holds the text."""
-    include: str | list[str] | None = None
-    """Globs, relative to `path`, of the files to take from a folder; without one, all that the format is named for."""
-    exclude: list[str] = []
-    """Globs, relative to `path`, of files and folders to leave out; excluded folders are not walked."""
-
-
-class Tokenizer(Section):
-    """Either trained in the job (`train`), or given (`path`)."""
-
-    train: Literal["bpe"] | None = None
-    """`bpe`: byte-level byte-pair encoding, trained on a sample of the job's own training split."""
-    vocab_size: int = Field(default=4096, ge=MIN_BYTE_LEVEL_VOCAB, le=1_000_000)
-    """Tokens to train, the end-of-text token included. A small text may yield fewer."""
-    sample_bytes: Positive = 32_000_000
-    """Text that the tokenizer is trained on, at most."""
-    path: Annotated[str, Field(min_length=1)] | None = None
-    """A `tokenizer.json` to use as it is."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_of_two(cls, data: object) -> object:
-        if not isinstance(data, dict):
-            return data
-        if data.get("path") is not None:
-            clash = sorted(key for key in ("train", "vocab_size", "sample_bytes") if data.get(key) is not None)
-            if clash:
-                raise ValueError(f"path names a finished tokenizer, so {', '.join(clash)} cannot be given beside it")
-            return data
-        return {"train": "bpe", **data}
-
-    @model_serializer(mode="wrap")
-    def _as_it_may_be_read(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return whole(self) if self.path is None else {"path": self.path}
-
-
-class Split(Section):
-    """Shares of the documents kept out of training, chosen by a hash of their content."""
-
-    validation: Fraction = 0.01
-    test: Fraction = 0.0
-
-    @model_validator(mode="after")
-    def _leave_some_to_train(self) -> Split:
-        if self.validation + self.test >= 1.0:
-            raise ValueError(f"validation {self.validation} + test {self.test} leave nothing to train on")
-        return self
-
-
-class Data(Section):
-    """Text to shards."""
-
-    sources: list[Source] = Field(min_length=1)
-    tokenizer: Tokenizer = Tokenizer(train="bpe")
-    split: Split = Split()
-    on_bad_file: Literal["skip", "fail"] = "skip"
-    """What to do with a file that is empty or not UTF-8, or a line that is not JSON: count and name it, or stop."""
+from orchestrator.errors import JobError
+from orchestrator.job_data import MIN_BYTE_LEVEL_VOCAB, Data
+from orchestrator.job_section import Fraction, NotNegative, Positive, Section
 
 
 class Model(Section):
@@ -283,7 +205,8 @@ class JobSpec(Section):
     """Letters, digits, dots, dashes; names the dataset, the run and the served model."""
     data: Data
     model: Model = Model()
-    train: Train
+    train: Train | None = None
+    """Without it the job's data can be prepared, and nothing more."""
     serve: Serve = Serve()
     track: Track = Track()
 
@@ -291,13 +214,33 @@ class JobSpec(Section):
     def _fits_together(self) -> JobSpec:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", self.name):
             raise ValueError(f"name {self.name!r} must be 1 to 63 letters, digits, dots, dashes or underscores")
-        batch, context = self.train.batch_tokens, self.model.context
-        if batch % context:
+        self._data_fits()
+        context = self.model.context
+        if self.train is not None and (batch := self.train.batch_tokens) % context:
             nearest = max(context, round(batch / context) * context)
             raise ValueError(
                 f"train.batch_tokens {batch} is not a multiple of model.context {context}; the nearest is {nearest}"
             )
+        return self
+
+    def _data_fits(self) -> None:
+        kind = self.data.kind
+        if self.train is not None and kind != "text":
+            raise ValueError(f"train.objective {self.train.objective} needs data.kind text, not {kind}")
         rows, tokens = self.model.vocab_size, self.data.tokenizer.vocab_size
         if rows is not None and self.data.tokenizer.train and rows < tokens:
             raise ValueError(f"model.vocab_size {rows} is below data.tokenizer.vocab_size {tokens}: it does not fit")
-        return self
+
+    @property
+    def training(self) -> Train:
+        """The `train` section.
+
+        Raises:
+            JobError: there is none.
+        """
+        if self.train is None:
+            raise JobError(
+                f"the job {self.name} has no `train` section: its data can be prepared, and nothing more",
+                fix="use `slipway prepare`, or add `train: {steps: ..., batch_tokens: ...}`",
+            )
+        return self.train

@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from orchestrator.errors import CapacityError, JobError
-from orchestrator.job import JobSpec, Section, Workers
+from orchestrator.job import JobSpec, Workers
+from orchestrator.job_section import Section
 
 _ACTIVATION_TOKENS = 2048
 """Tokens of one forward pass that `micro_batch: null` aims at: enough to fill the matmuls, small enough for memory."""
@@ -85,14 +86,14 @@ def make_plan(job: JobSpec, view: ClusterView, *, vocab_size: int | None = None)
     Raises:
         JobError: a step has fewer samples than workers, or the tokenizer has more tokens than the model.
     """
-    fit = workers_that_fit(job.train.workers, view)
-    fits = fit >= job.train.workers.min
-    workers = max(fit, job.train.workers.min)
-    samples = job.train.batch_tokens // job.model.context
+    fit = workers_that_fit(job.training.workers, view)
+    fits = fit >= job.training.workers.min
+    workers = max(fit, job.training.workers.min)
+    samples = job.training.batch_tokens // job.model.context
     if fits and samples < workers:
         raise JobError(
-            f"train.batch_tokens {job.train.batch_tokens} is {samples} sample(s) of {job.model.context} tokens a step, "
-            f"fewer than the {workers} workers that train.workers asks for",
+            f"train.batch_tokens {job.training.batch_tokens} is {samples} sample(s) of {job.model.context} tokens a "
+            f"step, fewer than the {workers} workers that train.workers asks for",
             fix=f"set train.batch_tokens to at least {workers * job.model.context}, or lower train.workers.max",
         )
     micro_batch, accumulation = cut_step(job, workers)
@@ -100,7 +101,7 @@ def make_plan(job: JobSpec, view: ClusterView, *, vocab_size: int | None = None)
         require_vocabulary(job, vocab_size)
     vocab = vocab_size or job.model.vocab_size or (job.data.tokenizer.vocab_size if job.data.tokenizer.train else None)
     config = job.model.config(vocab) if vocab else None
-    total_tokens = job.train.steps * job.train.batch_tokens
+    total_tokens = job.training.steps * job.training.batch_tokens
     return Plan(
         job=job.name,
         workers=workers,
@@ -109,9 +110,9 @@ def make_plan(job: JobSpec, view: ClusterView, *, vocab_size: int | None = None)
         samples_per_step=samples,
         micro_batch=micro_batch,
         accumulation=accumulation,
-        steps=job.train.steps,
+        steps=job.training.steps,
         total_tokens=total_tokens,
-        warmup_tokens=min(job.train.schedule.warmup_steps, job.train.steps) * job.train.batch_tokens,
+        warmup_tokens=min(job.training.schedule.warmup_steps, job.training.steps) * job.training.batch_tokens,
         vocab_size=config.vocab_size if config else None,
         parameters=config.parameters if config else None,
         training_flops=float(total_tokens) * config.training_flops_per_token() if config else None,
@@ -122,9 +123,9 @@ def make_plan(job: JobSpec, view: ClusterView, *, vocab_size: int | None = None)
 
 def cut_step(job: JobSpec, workers: int) -> tuple[int, int]:
     """Samples of one forward pass, and forward passes of each worker per step, on so many workers."""
-    samples = job.train.batch_tokens // job.model.context
+    samples = job.training.batch_tokens // job.model.context
     largest_share = max(1, -(-samples // workers))
-    micro_batch = min(job.train.micro_batch or max(1, _ACTIVATION_TOKENS // job.model.context), largest_share)
+    micro_batch = min(job.training.micro_batch or max(1, _ACTIVATION_TOKENS // job.model.context), largest_share)
     return micro_batch, -(-largest_share // micro_batch)
 
 
@@ -139,7 +140,7 @@ def workers_that_fit(workers: Workers, view: ClusterView) -> int:
 
 def shortage(job: JobSpec, view: ClusterView) -> str:
     """What the job asks for, and what there is."""
-    w = job.train.workers
+    w = job.training.workers
     return (
         f"the job asks for at least {w.min} worker(s) of {w.cpus} CPU(s) and {w.gpus} GPU(s); "
         f"{workers_that_fit(w, view)} fit on {view.describe()}"
@@ -152,7 +153,7 @@ def require_capacity(job: JobSpec, view: ClusterView) -> None:
     Raises:
         CapacityError: what was asked, what is there.
     """
-    if workers_that_fit(job.train.workers, view) < job.train.workers.min:
+    if workers_that_fit(job.training.workers, view) < job.training.workers.min:
         raise CapacityError(
             shortage(job, view), fix="lower train.workers.min (or its cpus and gpus), or use a larger cluster"
         )
@@ -187,11 +188,11 @@ def require_vocabulary(job: JobSpec, tokenizer_size: int) -> None:
 
 def _state_bytes(parameters: int, job: JobSpec, workers: int) -> int:
     """Bytes a worker holds by ZeRO stage (Rajbhandari et al. 2020, section 3): 16 a parameter unsharded."""
-    if job.train.precision == "fp32":
+    if job.training.precision == "fp32":
         weights, gradients, optimizer = 4, 4, 8
     else:
         weights, gradients, optimizer = 2, 2, 12
-    stage = job.train.zero.stage
+    stage = job.training.zero.stage
     per_parameter = (
         weights / (workers if stage >= 3 else 1)
         + gradients / (workers if stage >= 2 else 1)

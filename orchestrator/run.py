@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.connect import Session
-from orchestrator.data.sources import list_sources
+from orchestrator.data.sources.listing import list_sources
 from orchestrator.identity import run_hash
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
@@ -154,7 +154,7 @@ def serve_stage(
     try:
         # Not greedy: a small model left to its favourite token says little else. The seed keeps it repeatable.
         outcome.samples = ask(
-            service, job.serve.probe_prompts, max_tokens=_sample_tokens(job), temperature=0.7, seed=job.train.seed
+            service, job.serve.probe_prompts, max_tokens=_sample_tokens(job), temperature=0.7, seed=job.training.seed
         )
         outcome.stages["serve"] = "done"
         while_serving(service, outcome)

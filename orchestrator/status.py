@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.checkpoint.layout import step_folder, step_of
 from orchestrator.checkpoint.reader import committed_steps
-from orchestrator.data.sources import Listing, ListingTooSlowError, list_sources, resolve_path
+from orchestrator.data.sources.listing import Listing, ListingTooSlowError, list_sources, resolve_path
 from orchestrator.errors import DataError, SlipwayError
 from orchestrator.identity import dataset_hash, run_hash
 from orchestrator.job import JobSpec
@@ -72,8 +72,8 @@ def standing(job: JobSpec, store: Store) -> Standing:
     warnings = [f"no file matches {source}" for source in listing.unmatched]
     dataset = store.dataset(job.name, identity)
     run = store.run(job.name, run_hash(job, identity))
-    last = step_folder(run / "checkpoints", job.train.steps)
-    export = step_folder(run / "export", job.train.steps)
+    last = step_folder(run / "checkpoints", job.training.steps)
+    export = step_folder(run / "export", job.training.steps)
     begun = committed_steps(run)
     detail = f"continues after step {step_of(begun[-1].name)}" if begun and not is_committed(last) else None
     stages = [
@@ -97,12 +97,12 @@ def describe_run(run: Path, store: Store) -> dict[str, Any]:
     saved = committed_steps(run)
     step = step_of(saved[-1].name) if saved else 0
     exports = sorted(p for p in (run / "export").glob("step-*") if is_committed(p))
-    state = "exported" if exports else "trained" if step == job.train.steps else "started" if lines else "prepared"
+    state = "exported" if exports else "trained" if step == job.training.steps else "started" if lines else "prepared"
     return {
         **row,
         "state": state,
         "step": step,
-        "steps": job.train.steps,
+        "steps": job.training.steps,
         "train_loss": lines[-1][metrics.LOSS] if lines else None,
         "validation_loss": evaluated[-1] if evaluated else None,
         "tokens_per_s": metrics.typical_tokens_per_s(lines),

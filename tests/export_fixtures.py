@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from model.config import ModelConfig
 from model.gpt import GPT
-from orchestrator.data.tokenizer import END_OF_TEXT, facts, train_bpe
+from orchestrator.data.tokens.tokenizer import END_OF_TEXT, facts, train_bpe
 from orchestrator.export.write import ExportFacts, write_export
 from orchestrator.store import commit, writing
 

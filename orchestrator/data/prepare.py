@@ -14,13 +14,14 @@ from typing import Any
 
 from orchestrator.cluster.tasks import run_tasks
 from orchestrator.data import splits as split_rules
-from orchestrator.data import tokenizer as tokenizers
 from orchestrator.data.dataset import Dataset, open_dataset
 from orchestrator.data.shards import write_shard
-from orchestrator.data.sources import Bad, Listing, SourceFile, read_documents, require_files, resolve_path
+from orchestrator.data.sources.listing import Bad, Listing, SourceFile, read_documents, require_files, resolve_path
 from orchestrator.data.splits import Documents, SplitDecision
+from orchestrator.data.tokens import tokenizer as tokenizers
 from orchestrator.errors import DataError
-from orchestrator.job import Data, JobSpec
+from orchestrator.job import JobSpec
+from orchestrator.job_data import Data
 from orchestrator.job_file import environment
 from orchestrator.plan import require_vocabulary
 from orchestrator.store import Store, commit, is_committed, lock, storage_errors, sweep, write_json, writing
@@ -53,7 +54,7 @@ def prepare(job: JobSpec, store: Store, *, listing: Listing, identity: str, conn
     """The dataset of a job: reused where it is in the store, else made. `connect` is called if Ray is needed.
 
     Raises:
-        DataError: no file matches, nothing readable is left, or (on_bad_file: fail) a file is bad.
+        DataError: no file matches, nothing readable is left, or more rows than data.max_rejected are bad.
         StoreError: another process writes it, or the disk is full.
     """
     final = store.dataset(job.name, identity)
@@ -151,7 +152,7 @@ def _scan_chunk(chunk: list[SourceFile], data: Data) -> Scan:
 def _distinct(scans: list[Scan]) -> Documents:
     sizes = {d: n for scan in scans for d, n in zip(scan.digests, scan.sizes_bytes, strict=True)}
     if not sizes:
-        raise DataError("the sources hold no readable text", fix="report the bad files with data.on_bad_file=fail")
+        raise DataError("the sources hold no readable text", fix="look at the sources")
     return Documents(sizes)
 
 
@@ -161,10 +162,10 @@ def _judge_bad(bad: list[Bad], data: Data) -> None:
     named = ", ".join(f"{b.where} ({b.reason})" for b in bad[:5]) + (
         f" and {len(bad) - 5} more" if len(bad) > 5 else ""
     )
-    if data.on_bad_file == "fail":
+    if len(bad) > data.max_rejected:
         raise DataError(
             f"{len(bad)} file(s) or line(s) hold no text: {named}",
-            fix="mend or exclude them, or set data.on_bad_file: skip",
+            fix="mend or exclude them, or raise data.max_rejected",
         )
     say(f"skipped {len(bad)} file(s) or line(s): {named}")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.errors import DataError
-from orchestrator.job import Split
+from orchestrator.job_data import Split
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _TOO_LARGE = 4.0

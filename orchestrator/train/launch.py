@@ -49,7 +49,7 @@ def train(job: JobSpec, run: Path, *, dataset: Dataset, identity: str, connect: 
         Stopped: a signal came; everything up to the last step is saved.
     """
     before = newest_checkpoint(run, say=say)
-    if before is not None and before.step >= job.train.steps:
+    if before is not None and before.step >= job.training.steps:
         return Trained(before, None, reused=True)
     require_one_sample(job.model.context, dataset.tokens("train"))
     view = connect()
@@ -65,7 +65,7 @@ def train(job: JobSpec, run: Path, *, dataset: Dataset, identity: str, connect: 
             say(f"continuing {run.name} after step {resumed}")
         _fit(plan, run, job, attempt=attempt, first_step=resumed or 0)
     done = newest_checkpoint(run, say=say)
-    if done is None or done.step < job.train.steps:
+    if done is None or done.step < job.training.steps:
         raise TrainError(f"{run.name} ended without its last checkpoint", fix="run the same command again: it resumes")
     return Trained(done, resumed, reused=False)
 
@@ -85,7 +85,7 @@ def _fit(plan: Plan, run: Path, job: JobSpec, *, attempt: Attempt, first_step: i
 
     # Off the main thread, Ray Train leaves Ctrl-C to us: its own handler would abort without a checkpoint.
     threading.Thread(target=fit, name="ray-train", daemon=True).start()
-    with following(run, first_step=first_step, steps=job.train.steps, every=job.train.log_every_steps):
+    with following(run, first_step=first_step, steps=job.training.steps, every=job.training.log_every_steps):
         _wait(ended, run)
     if failure:
         events.record(run, "failed", attempt=attempt.number, error=type(failure[0]).__name__)
@@ -115,7 +115,7 @@ def _ray_train(plan: Plan, run: Path, job: JobSpec, attempt: Attempt) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    workers = job.train.workers
+    workers = job.training.workers
     scratch = run / ".ray"
     trainer = TorchTrainer(
         _worker_main,

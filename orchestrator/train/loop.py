@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.checkpoint.layout import Progress, is_due
-from orchestrator.data.loader import Samples, TrainLoader
-from orchestrator.data.order import deal, micro_batches
+from orchestrator.data.load.loader import Samples, TrainLoader
+from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.errors import TrainError
 from orchestrator.job import Train
 from orchestrator.track import metrics

@@ -53,8 +53,8 @@ class Saver:
         manifest = layout.manifest(
             step=progress.step,
             world_size=self._group.num_ranks,
-            zero_stage=self._job.train.zero.stage,
-            precision=self._job.train.precision,
+            zero_stage=self._job.training.zero.stage,
+            precision=self._job.training.precision,
             attempt=attempt,
             versions=versions(),
             **facts,

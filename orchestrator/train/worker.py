@@ -27,7 +27,7 @@ from orchestrator.checkpoint.layout import Progress, is_due
 from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint, read_checkpoint
 from orchestrator.checkpoint.writer import CheckpointWriter
 from orchestrator.data.dataset import Dataset, open_dataset
-from orchestrator.data.loader import Samples, TokenStream, TrainLoader
+from orchestrator.data.load.loader import Samples, TokenStream, TrainLoader
 from orchestrator.data.splits import TRAIN, VALIDATION
 from orchestrator.errors import SlipwayError
 from orchestrator.job import JobSpec
@@ -62,17 +62,17 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
     with attempt.working():
         job, dataset_path = read_run(run)
         dataset = open_dataset(dataset_path, verify=False)
-        torch.set_num_threads(job.train.workers.cpus)
-        torch.manual_seed(job.train.seed * 1_000_003 + group.rank)
+        torch.set_num_threads(job.training.workers.cpus)
+        torch.manual_seed(job.training.seed * 1_000_003 + group.rank)
         checkpoint = _agree_on_checkpoint(run, group)
-        if checkpoint is not None and checkpoint.step >= job.train.steps:
+        if checkpoint is not None and checkpoint.step >= job.training.steps:
             return checkpoint.progress
         parts = _assemble(job, dataset, group)
         startup.mark("engine_s")
         progress = parts.saver(run, attempt).restore(checkpoint) if checkpoint else Progress()
         startup.mark("restore_s")
         with _hooks(run, job, dataset, attempt=attempt, parts=parts, resumed=checkpoint, startup=startup) as hooks:
-            loop = Loop(parts.engine, group, job.train, parts.batching, parts.loader, parts.validation, hooks)
+            loop = Loop(parts.engine, group, job.training, parts.batching, parts.loader, parts.validation, hooks)
             return loop.run(progress)
 
 
@@ -105,7 +105,9 @@ class _Parts:
     probe_ids_BT: torch.Tensor
 
     def saver(self, run: Path, attempt: Attempt) -> Saver:
-        writer = CheckpointWriter(run, group=self.group, attempt=attempt, keep_last=self.job.train.checkpoint.keep_last)
+        writer = CheckpointWriter(
+            run, group=self.group, attempt=attempt, keep_last=self.job.training.checkpoint.keep_last
+        )
         return Saver(
             writer,
             engine=self.engine,
@@ -118,13 +120,13 @@ class _Parts:
 
 def _assemble(job: JobSpec, dataset: Dataset, group: TorchGroup) -> _Parts:
     context = job.model.context
-    samples_per_step = job.train.batch_tokens // context
+    samples_per_step = job.training.batch_tokens // context
     micro_batch, accumulation = cut_step(job, group.num_ranks)
     stream = TokenStream(dataset.shard_paths(TRAIN))
-    loader = TrainLoader(stream, context=context, samples_per_step=samples_per_step, seed=job.train.seed)
+    loader = TrainLoader(stream, context=context, samples_per_step=samples_per_step, seed=job.training.seed)
     validation = Samples(TokenStream(dataset.shard_paths(VALIDATION)), context) if dataset.tokens(VALIDATION) else None
     config = job.model.config(dataset.vocab_size)
-    engine = DeepSpeedEngine(config, job.train, group=group, micro_batch=micro_batch, accumulation=accumulation)
+    engine = DeepSpeedEngine(config, job.training, group=group, micro_batch=micro_batch, accumulation=accumulation)
     probe = loader.read(1, 0, min(_PROBE_SAMPLES, samples_per_step))[:, : min(_PROBE_TOKENS, context)]
     batching = Batching(samples_per_step, micro_batch, accumulation)
     return _Parts(job, group, engine, loader, validation, batching, config, torch.from_numpy(probe.copy()))
@@ -159,8 +161,8 @@ class _RankHooks:
         self.log.append(line)
         self.tracker.log(line)
         step = line[metrics.STEP]
-        if is_due(step, last=self.job.train.steps, every=self.job.train.log_every_steps):
-            say(describe(line, self.job.train.steps))
+        if is_due(step, last=self.job.training.steps, every=self.job.training.log_every_steps):
+            say(describe(line, self.job.training.steps))
 
     def save(self, progress: Progress) -> None:
         """See `Hooks`."""

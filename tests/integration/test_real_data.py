@@ -13,7 +13,7 @@ from harness import Runner
 from tokenizers import Tokenizer
 
 from orchestrator.data.dataset import open_dataset
-from orchestrator.data.loader import TokenStream
+from orchestrator.data.load.loader import TokenStream
 
 DATA = os.environ.get("SLIPWAY_TEST_DATA")
 pytestmark = pytest.mark.skipif(not DATA, reason="SLIPWAY_TEST_DATA is not set")

@@ -9,13 +9,15 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from orchestrator import job as job_module
+from orchestrator import job_data
 from orchestrator.errors import JobError
-from orchestrator.job import JobSpec, Section
+from orchestrator.job import JobSpec
+from orchestrator.job_section import Section
 
 MakeJob = Callable[..., JobSpec]
 SECTIONS = [
     found
-    for found in vars(job_module).values()
+    for found in {**vars(job_module), **vars(job_data)}.values()
     if isinstance(found, type) and issubclass(found, Section) and found is not Section
 ]
 
@@ -31,8 +33,8 @@ def test_a_job_is_frozen_at_every_depth(tiny_job: MakeJob) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         job.name = "other"
     with pytest.raises(ValidationError, match="frozen"):
-        job.train.zero.stage = 3
-    assert job.train.zero.stage == 2
+        job.training.zero.stage = 3
+    assert job.training.zero.stage == 2
 
 
 @pytest.mark.parametrize(

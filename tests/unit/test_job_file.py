@@ -136,10 +136,10 @@ class TestExtends:
         write(tmp_path, JOB.replace("  steps: 10", "  steps: 10\n  seed: 5\n  zero: {stage: 3}"), "base.yaml")
         child = "extends: base.yaml\ndata: {sources: [{path: b}]}\ntrain: {steps: 7, zero: null}\n"
         job = load_job(write(tmp_path, child))
-        assert (job.name, job.train.steps, job.train.seed, job.train.batch_tokens) == ("tiny", 7, 5, 64)
+        assert (job.name, job.training.steps, job.training.seed, job.training.batch_tokens) == ("tiny", 7, 5, 64)
         assert [s.path for s in job.data.sources] == ["b"]
         assert job.data.sources[0].exclude == []
-        assert job.train.zero.stage == 2
+        assert job.training.zero.stage == 2
 
     def test_removing_lets_a_given_tokenizer_take_the_place_of_a_trained_one(self, tmp_path: Path) -> None:
         write(tmp_path, JOB.replace("data:", "data:\n  tokenizer: {train: bpe, vocab_size: 300}"), "base.yaml")
@@ -151,7 +151,7 @@ class TestExtends:
         write(tmp_path, JOB, "base.yaml")
         write(tmp_path / "a", "extends: ../base.yaml\nname: middle\n", "middle.yaml")
         job = load_job(write(tmp_path / "a" / "b", "extends: ../middle.yaml\ntrain: {seed: 3}\n"))
-        assert (job.name, job.train.seed, job.train.steps) == ("middle", 3, 10)
+        assert (job.name, job.training.seed, job.training.steps) == ("middle", 3, 10)
 
     def test_a_mistake_is_told_at_the_line_of_the_file_it_stands_in(self, tmp_path: Path) -> None:
         write(tmp_path, JOB.replace("layers: 2", "layers: 0"), "base.yaml")

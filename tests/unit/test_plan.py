@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.order import deal, micro_batches
+from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.errors import CapacityError, JobError
 from orchestrator.job import JobSpec, Workers
 from orchestrator.plan import (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.data.splits import TEST, TRAIN, VALIDATION, Documents, SplitDecision, asked_for, by_hash, decide
 from orchestrator.errors import DataError
-from orchestrator.job import Split
+from orchestrator.job_data import Split
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200)
 long_texts = st.text(st.characters(codec="utf-8"), min_size=20, max_size=3000)

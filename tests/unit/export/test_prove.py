@@ -12,7 +12,7 @@ from export_fixtures import TINY, tiny_export
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from orchestrator.data.tokenizer import train_bpe
+from orchestrator.data.tokens.tokenizer import train_bpe
 from orchestrator.errors import ServeError, SlipwayError, StoreError
 from orchestrator.export.folder import tensor_sha256
 from orchestrator.export.prove import load_proven

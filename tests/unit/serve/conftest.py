@@ -6,7 +6,7 @@ import pytest
 from export_fixtures import TEXTS, tiny_export
 from tokenizers import Tokenizer
 
-from orchestrator.data.tokenizer import train_bpe
+from orchestrator.data.tokens.tokenizer import train_bpe
 from orchestrator.export.prove import ProvenModel, load_proven
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from orchestrator.data.tokenizer import train_bpe
+from orchestrator.data.tokens.tokenizer import train_bpe
 from orchestrator.serve.text import Detokenizer, StopHolder
 
 BYTES = Tokenizer.from_str(train_bpe(TEXTS, 257))

@@ -10,8 +10,8 @@ import torch
 
 from model.config import ModelConfig
 from model.gpt import GPT, token_losses
-from orchestrator.data.loader import TokenStream, TrainLoader
-from orchestrator.data.order import deal, micro_batches
+from orchestrator.data.load.loader import TokenStream, TrainLoader
+from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.data.shards import write_shard
 from orchestrator.train.objectives import causal_lm
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.order import deal, micro_batches
+from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.train.objectives import causal_lm
 
 CONTEXT = 5

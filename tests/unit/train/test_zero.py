@@ -15,7 +15,7 @@ MakeJob = Callable[..., JobSpec]
 
 
 def config(job: JobSpec, *, on_gpu: bool = False) -> dict[str, Any]:
-    return deepspeed_config(job.train, micro_batch=4, accumulation=3, on_gpu=on_gpu)
+    return deepspeed_config(job.training, micro_batch=4, accumulation=3, on_gpu=on_gpu)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -42,7 +42,7 @@ def test_deepspeed_holds_bf16_weights_where_it_shards(
 def test_clipping_is_the_jobs(tiny_job: MakeJob) -> None:
     job = tiny_job("train.gradient_clip=0.5")
     assert config(job)["gradient_clipping"] == 0.5
-    unclipped = job.model_copy(update={"train": job.train.model_copy(update={"gradient_clip": 0.0})})
+    unclipped = job.model_copy(update={"train": job.training.model_copy(update={"gradient_clip": 0.0})})
     assert config(unclipped)["gradient_clipping"] == 0.0
 
 

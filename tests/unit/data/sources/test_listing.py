@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.data import sources
-from orchestrator.data.sources import (
+from orchestrator.data.sources import listing as sources
+from orchestrator.data.sources.listing import (
     Bad,
     Listing,
     ListingTooSlowError,
@@ -26,7 +26,7 @@ from orchestrator.data.sources import (
 )
 from orchestrator.errors import DataError, JobError
 from orchestrator.identity import content_hash
-from orchestrator.job import Data, Source
+from orchestrator.job_data import Data, Source
 
 FILES = ("a.txt", "b.md", "sub/c.txt", "sub/deep/d.txt", "tests/e.txt", "sub/tests/f.txt", ".hidden.txt", ".git/g.txt")
 

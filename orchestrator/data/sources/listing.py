@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import DataError, JobError
-from orchestrator.job import Data, Source
+from orchestrator.job_data import Data, Source
 from orchestrator.job_file import resolve_env
 
 _GLOB_CHARACTERS = frozenset("*?[")

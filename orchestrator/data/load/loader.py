@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.order import SampleOrder
+from orchestrator.data.load.order import SampleOrder
 from orchestrator.data.shards import open_shard
 from orchestrator.plan import require_one_sample
 

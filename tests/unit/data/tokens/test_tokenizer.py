@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from orchestrator.data.tokenizer import END_OF_TEXT, Encoder, facts, load, read_tokenizer, train_bpe
+from orchestrator.data.tokens.tokenizer import END_OF_TEXT, Encoder, facts, load, read_tokenizer, train_bpe
 from orchestrator.errors import DataError
 
 TEXTS = ["def add(a, b):\n    return a + b\n", "the ship sails, the ship sinks\n", "naïve 漢字 🚢\n"] * 5

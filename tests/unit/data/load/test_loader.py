@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.loader import Samples, TokenStream, TrainLoader
-from orchestrator.data.order import deal, micro_batches
+from orchestrator.data.load.loader import Samples, TokenStream, TrainLoader
+from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.data.shards import write_shard
 from orchestrator.errors import JobError
 

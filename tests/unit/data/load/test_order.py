@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.order import SampleOrder, deal, micro_batches, permute
+from orchestrator.data.load.order import SampleOrder, deal, micro_batches, permute
 
 seeds = st.integers(0, 2**63)
 NUM_RANKS = pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])

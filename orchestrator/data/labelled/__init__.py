@@ -1,0 +1,1 @@
+"""Labelled rows: what each kind of data must hold, and how it becomes token ids and labels."""

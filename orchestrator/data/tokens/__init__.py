@@ -1,0 +1,1 @@
+"""Text to token ids. The home of the tokenizers library."""
