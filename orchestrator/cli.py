@@ -81,12 +81,12 @@ def plan(
     here = local_view()
     declared = cpus is not None or gpus is not None or nodes > 1
     view = declared_view(nodes=nodes, cpus=cpus or here.nodes[0].cpus, gpus=gpus or 0.0) if declared else here
-    made = make_plan(spec, view, vocab_size=given_vocabulary(spec))
+    made = make_plan(spec, view, vocab_size=given_vocabulary(spec)) if spec.train else None
     now = standing(spec, _store(store))
     document = {
-        "plan": made.model_dump(mode="json"),
+        "plan": made.model_dump(mode="json") if made else None,
         "stages": {s.stage: s.model_dump(mode="json", exclude={"stage"}) for s in now.stages},
-        "warnings": [*made.warnings, *now.warnings],
+        "warnings": [*(made.warnings if made else []), *now.warnings],
     }
     _print(document, as_json, "print_plan")
 
@@ -137,11 +137,17 @@ def prepare(
     as_json: AsJson = False,
     address: Address = None,
 ) -> None:
-    """Make the dataset of a job: text to tokenised Arrow shards.
+    """Make the dataset of a job: clean, without duplicates and personal data, tokenised, as Arrow shards.
 
-    Example:  slipway prepare jobs/quickstart.yaml
+    Example:  slipway prepare jobs/quickstart.yaml --set data.clean.quality=gopher
     """
-    run(job, sets, store, as_json, "prepare", False, address)
+    from orchestrator.cluster.connect import Session
+    from orchestrator.job_file import load_job
+    from orchestrator.run import prepare_only
+
+    with Session(address) as session:
+        document = prepare_only(load_job(job, sets), store=_store(store), session=session)
+    _print(document, as_json, "print_prepared")
 
 
 @app.command()
@@ -233,6 +239,103 @@ def runs(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
     where = _store(store)
     folders = sorted(p for p in where.runs.glob("*") if (p / "job.yaml").is_file())
     _print({"runs": [describe_run(folder, where) for folder in folders]}, as_json, "print_runs")
+
+
+data = typer.Typer(help="Look into prepared datasets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data, name="data")
+DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset: its folder, or its name in the store.")]
+
+
+@data.command("list")
+def data_list(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """List the datasets of a store.
+
+    Example:  slipway data list
+    """
+    from orchestrator.data.show import list_datasets
+
+    _print({"datasets": list_datasets(_store(store))}, as_json, "print_datasets")
+
+
+@data.command("show")
+def data_show(dataset: DatasetName, store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Say what a dataset holds: sources, documents, tokens, what was removed and why, personal data, lengths.
+
+    Example:  slipway data show quickstart-0123456789ab
+    """
+    from orchestrator.data.dataset import open_dataset
+    from orchestrator.data.show import show
+
+    where = _store(store)
+    _print(show(open_dataset(where.find_dataset(dataset), verify=False), where), as_json, "print_dataset")
+
+
+@data.command("sample")
+def data_sample(
+    dataset: DatasetName,
+    store: StoreDir = DEFAULT_STORE,
+    as_json: AsJson = False,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
+    seed: Annotated[int, typer.Option(help="Another seed, other documents.")] = 0,
+) -> None:
+    """Show some documents of a dataset, as training sees them.
+
+    Example:  slipway data sample quickstart-0123456789ab --split validation --count 2
+    """
+    from orchestrator.data.dataset import open_dataset
+    from orchestrator.data.show import sample
+
+    found = open_dataset(_store(store).find_dataset(dataset), verify=False)
+    _print({"samples": sample(found, split=split, count=count, seed=seed)}, as_json, "print_samples")
+
+
+@data.command("verify")
+def data_verify(dataset: DatasetName, store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Check every byte of a dataset against its manifest, and that its shards add up.
+
+    Example:  slipway data verify quickstart-0123456789ab
+    """
+    from orchestrator.data.show import verify
+
+    where = _store(store)
+    path = where.find_dataset(dataset)
+    _print({"dataset": where.relative(path), "verified": True, **verify(path)}, as_json, "print_row")
+
+
+@data.command("find")
+def data_find(
+    asked: Annotated[str, typer.Argument(metavar="TEXT|ID", help="A document, a piece of one, or a document's id.")],
+    store: StoreDir = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Find a document: which datasets, shards and positions hold it, and which runs trained on it.
+
+    Example:  slipway data find "the whole text of a document" --json
+    """
+    from orchestrator.data.find import find
+
+    _print(find(_store(store), asked), as_json, "print_found")
+
+
+@data.command("order")
+def data_order(
+    job: JobFile,
+    steps: Annotated[str, typer.Option(metavar="FIRST:LAST", help="Steps, counted from 0; LAST is not among them.")],
+    workers: Annotated[int, typer.Option(min=1, help="Training processes.")] = 1,
+    sets: Sets = [],
+    store: StoreDir = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Say which samples each worker reads in which step. The dataset must be prepared.
+
+    Example:  slipway data order jobs/quickstart.yaml --steps 0:10 --workers 3 --json
+    """
+    from orchestrator.job_file import load_job
+    from orchestrator.run import sample_order
+
+    rows = sample_order(load_job(job, sets), store=_store(store), steps=steps, workers=workers)
+    _print_list(rows, as_json)
 
 
 @app.command()
@@ -327,9 +430,18 @@ def _print(document: dict[str, Any], as_json: bool, printer: str) -> None:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
         return
-    from orchestrator import cli_print  # tables are for people, and cost a tenth of a second
+    from orchestrator import cli_print, cli_print_data  # tables are for people, and cost a tenth of a second
 
-    getattr(cli_print, printer)(document)
+    getattr(cli_print_data if hasattr(cli_print_data, printer) else cli_print, printer)(document)
+
+
+def _print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
+        return
+    from orchestrator.cli_print_data import print_order
+
+    print_order(rows)
 
 
 def _wait_for_signal() -> None:

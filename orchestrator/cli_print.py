@@ -21,7 +21,17 @@ _out = Console(highlight=False)
 
 def print_plan(document: dict[str, Any]) -> None:
     """The plan and the stages of `slipway plan`."""
-    plan = document["plan"]
+    if document["plan"] is not None:
+        _print_numbers(document["plan"])
+    stages = Table("stage", "status", "in the store", "", title_justify="left")
+    for name, stage in document["stages"].items():
+        stages.add_row(name, stage["status"], stage["path"] or "", stage["detail"] or "")
+    _out.print(stages)
+    for warning in document["warnings"]:
+        _out.print(f"warning: {warning}", markup=False)
+
+
+def _print_numbers(plan: dict[str, Any]) -> None:
     numbers = Table(title=f"plan of {plan['job']}", show_header=False, title_justify="left")
     parameters = f"{plan['parameters']:,}" if plan["parameters"] else "known once the tokenizer is"
     rows = {
@@ -37,12 +47,6 @@ def print_plan(document: dict[str, Any]) -> None:
     for name, value in rows.items():
         numbers.add_row(name, value)
     _out.print(numbers)
-    stages = Table("stage", "status", "in the store", "", title_justify="left")
-    for name, stage in document["stages"].items():
-        stages.add_row(name, stage["status"], stage["path"] or "", stage["detail"] or "")
-    _out.print(stages)
-    for warning in document["warnings"]:
-        _out.print(f"warning: {warning}", markup=False)
 
 
 def announce_service(service: Service, outcome: Outcome, job: JobSpec, *, store: Path, stays: bool) -> None:

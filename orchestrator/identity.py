@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.job import JobSpec
 
-DATASET_FORMAT = 1
+DATASET_FORMAT = 2
 """Raised when the same sources and settings would give other shards."""
 RUN_FORMAT = 1
 """Raised when the same data, model and settings would give other weights."""
@@ -34,30 +34,41 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:HASH_LENGTH]
 
 
-def dataset_hash(job: JobSpec, listing: list[list[Any]], tokenizer_sha256: str | None) -> str:
+def dataset_hash(
+    job: JobSpec, listing: list[list[Any]], tokenizer_sha256: str | None, *, against: list[list[Any]] | None = None
+) -> str:
     """Identity of a prepared dataset.
 
-    `listing` has a row for each source file: source number, relative path, bytes, modification time (ns).
-    The sequence length is no part of it: shards are one flat stream. Nor is the place of the sources.
+    `listing` and `against` have a row for each file of the sources and of the evaluation sets: number of the source,
+    relative path, bytes, modification time (ns). The sequence length is no part of it: shards are one flat stream. Nor
+    are the place of the sources, their weights, and what is only a limit.
     """
-    data = job.data.model_dump(mode="json")
-    return content_hash(
-        {
-            "format": DATASET_FORMAT,
-            "listing": listing,
-            "reading": [{"format": s["format"], "text": s["text"]} for s in data["sources"]],
-            "tokenizer": tokenizer_sha256 if job.data.tokenizer.path else data["tokenizer"],
-            "split": data["split"],
-        }
-    )
+    data = job.data.model_dump(mode="json", exclude={"curriculum", "max_rejected", "datasets"})
+    places = {"path", "include", "exclude", "weight", "name"}
+    data["sources"] = [{k: v for k, v in source.items() if k not in places} for source in data["sources"]]
+    for evaluation in data["deduplicate"]["against"]:
+        del evaluation["path"]
+    if job.data.tokenizer.path:
+        data["tokenizer"] = {"sha256": tokenizer_sha256, "chat_template": job.data.tokenizer.chat_template}
+    names = job.data.part_names
+    content = {"format": DATASET_FORMAT, "listing": listing, "against": against or [], "names": names, "data": data}
+    return content_hash(content)
+
+
+def mixture_hash(job: JobSpec, datasets: list[str]) -> str:
+    """Identity of a mixture of prepared datasets, given their hashes."""
+    return content_hash({"format": DATASET_FORMAT, "datasets": datasets, "names": job.data.part_names})
 
 
 def run_hash(job: JobSpec, dataset: str) -> str:
     """Identity of a run: data, model and train, without what may change while it goes on."""
     train = job.training.model_dump(mode="json", exclude={"workers", "checkpoint", "log_every_steps"})
-    return content_hash(
-        {"format": RUN_FORMAT, "dataset": dataset, "model": job.model.model_dump(mode="json"), "train": train}
-    )
+    content = {"format": RUN_FORMAT, "dataset": dataset, "model": job.model.model_dump(mode="json"), "train": train}
+    weights = [s.weight for s in job.data.sources] + [d.weight for d in job.data.datasets]
+    if any(weights) or job.data.curriculum:  # the order of the samples
+        content["mixture"] = weights
+        content["curriculum"] = [phase.model_dump(mode="json") for phase in job.data.curriculum]
+    return content_hash(content)
 
 
 def wandb_run_id(run_name: str) -> str:

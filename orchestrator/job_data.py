@@ -78,7 +78,7 @@ class Rules(Section):
     max_top_3gram: Threshold = None
     max_top_4gram: Threshold = None
     max_duplicate_5gram: Threshold = None
-    """Share of characters in runs of 5 words that occur more than once; likewise up to 10 words."""
+    """Share of characters in runs of 5 words that occurred before; likewise up to 10 words."""
     max_duplicate_6gram: Threshold = None
     max_duplicate_7gram: Threshold = None
     max_duplicate_8gram: Threshold = None
@@ -104,10 +104,10 @@ class Rules(Section):
 
 
 class Languages(Section):
-    """Language identification (langid: 97 languages, offline)."""
+    """Language identification (py3langid: 140 languages, offline)."""
 
     keep: list[str] = Field(min_length=1)
-    """ISO 639-1 codes."""
+    """ISO 639-1 codes, of some languages ISO 639-3."""
     min_probability: Fraction = 0.5
     """A document below it in every language of `keep` is removed."""
 
@@ -265,12 +265,14 @@ class Data(Section):
     tokenizer: Tokenizer = Tokenizer(train="bpe")
     split: Split = Split()
     labels: list[str] | None = None
-    """classification and token-classification: the labels there may be; null: those of the training split, sorted."""
+    """classification and token-classification: the labels there may be; null: those that occur, sorted."""
     columns: dict[str, ColumnType | Annotated[str, Field(pattern=r"^(int64|float32)\[[1-9][0-9]*\]$")]] = {}
     """columns: what to take of each row, by name: `int64`, `float32`, or a list of a size, such as `float32[784]`."""
     curriculum: list[Phase] = []
     """Weights by ranges of steps, in order; empty: the weights of sources or datasets all the way."""
-    max_document_bytes: Positive = 16 << 20
+    sentence_ends: bool = False
+    """text: note where sentences end, which next-sentence prediction needs."""
+    max_document_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 << 20
     """A longer text file is read as several documents, cut at line ends; a longer row is rejected."""
     max_rejected: NotNegative = 1000
     """Rows and files that cannot be read are named in `rejected.jsonl`; more than this many stop the stage."""

@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -252,11 +253,15 @@ def _describe(detail: ErrorDetails, tree: Tree) -> str:
 def _keys_only(loc: KeyPath, tree: Tree) -> KeyPath:
     """Drop what pydantic adds to a location for the branch of a union: keep what stands in the document."""
     kept: list[str | int] = []
-    model: Any = JobSpec
+    found: Any = tree.data
     for part in loc:
-        if isinstance(part, int) or (isinstance(model, type) and issubclass(model, BaseModel)):
-            kept.append(part)
-            model = _child(model, part)
+        if isinstance(found, dict) and part not in found and part != loc[-1]:
+            continue
+        if isinstance(part, str) and not isinstance(found, dict):
+            continue
+        kept.append(part)
+        inside = (isinstance(found, dict) and part in found) or (isinstance(found, list) and isinstance(part, int))
+        found = found[part] if inside else None
     return tuple(kept)
 
 
@@ -275,10 +280,19 @@ def _child(model: Any, part: str | int) -> Any:
     """The section class behind a key, or behind an element of a list."""
     if isinstance(model, type) and issubclass(model, BaseModel):
         info = model.model_fields.get(str(part))
-        model = info.annotation if info else None
-    elif isinstance(part, int):
-        model = (get_args(model) or (None,))[0]
-    return model
+        return _section_in(info.annotation) if info else None
+    return _section_in((get_args(model) or (None,))[0]) if isinstance(part, int) else None
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section, or list, among the branches of a union; other types as they are."""
+    if get_origin(annotation) is Annotated:
+        return _section_in(get_args(annotation)[0])
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    branches = [_section_in(branch) for branch in get_args(annotation)]
+    sections = [b for b in branches if isinstance(b, type) and issubclass(b, BaseModel)]
+    return next(iter([*sections, *(b for b in branches if get_origin(b) is list)]), None)
 
 
 def _kind(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.connect import Session
 from orchestrator.data.sources.listing import list_sources
+from orchestrator.errors import DataError, JobError
 from orchestrator.identity import run_hash
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
@@ -57,11 +58,13 @@ def run(
     Raises:
         SlipwayError: the first stage that cannot go on says why; what was done before stays.
     """
-    refuse_early(job, session, until)
+    if until != "prepare":
+        refuse_early(job, session, until)
     outcome = Outcome()
     dataset = prepare_stage(job, store, session, outcome)
     if until == "prepare":
-        lay_out_run(job, store, session, dataset)
+        if job.train is not None:
+            lay_out_run(job, store, session, dataset)
         return outcome
     trained = train_stage(job, store, session, dataset, outcome)
     if until == "train":
@@ -89,12 +92,43 @@ def prepare_stage(job: JobSpec, store: Store, session: Session, outcome: Outcome
     from orchestrator.data.prepare import prepare
 
     listing = list_sources(job.data, environment())
-    identity = dataset_identity(job, listing)
+    identity = dataset_identity(job, listing, store)
     reused = is_committed(store.dataset(job.name, identity))
     dataset = prepare(job, store, listing=listing, identity=identity, connect=session.connect)
     outcome.dataset = store.relative(dataset.path)
     outcome.stages["prepare"] = "reused" if reused else "done"
     return dataset
+
+
+def prepare_only(job: JobSpec, *, store: Store, session: Session) -> dict[str, Any]:
+    """`slipway prepare`: the first stage alone, and what came of it; the document of its `--json`."""
+    from orchestrator.data.dataset import open_dataset
+    from orchestrator.data.show import summary
+
+    outcome = run(job, store=store, session=session, until="prepare", while_serving=lambda *_: None)
+    dataset = open_dataset(store.root / str(outcome.dataset), verify=False)
+    return {"dataset": outcome.dataset, "state": outcome.stages["prepare"], **summary(dataset)}
+
+
+def sample_order(job: JobSpec, *, store: Store, steps: str, workers: int) -> list[dict[str, Any]]:
+    """`slipway data order`: the samples of each rank in some steps.
+
+    Raises:
+        JobError: the steps are no range.
+        DataError: the dataset is not prepared.
+    """
+    from orchestrator.data.dataset import open_dataset
+    from orchestrator.data.show import order
+
+    first, _, last = steps.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise JobError(f"--steps {steps!r} is no range of steps", fix="write FIRST:LAST, such as 0:10")
+    identity = dataset_identity(job, list_sources(job.data, environment()), store)
+    path = store.dataset(job.name, identity)
+    if not is_committed(path):
+        raise DataError(f"the dataset of {job.name} is not prepared in {store.root}", fix="run `slipway prepare` first")
+    dataset = open_dataset(path, verify=False)
+    return list(order(job, dataset, first=int(first), last=int(last), workers=workers))
 
 
 def lay_out_run(job: JobSpec, store: Store, session: Session, dataset: Dataset) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from orchestrator.checkpoint.layout import step_folder, step_of
 from orchestrator.checkpoint.reader import committed_steps
-from orchestrator.data.sources.listing import Listing, ListingTooSlowError, list_sources, resolve_path
+from orchestrator.data.sources.listing import Listing, ListingTooSlowError, is_remote, list_sources, resolve_path
 from orchestrator.errors import DataError, SlipwayError
-from orchestrator.identity import dataset_hash, run_hash
+from orchestrator.identity import content_hash, dataset_hash, mixture_hash, run_hash
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment, load_job
 from orchestrator.plan import StageStatus
@@ -20,6 +20,7 @@ from orchestrator.track import metrics
 from orchestrator.track.metric_log import read_metrics
 
 _LISTING_LIMIT_S = 0.2
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,34 @@ class Standing:
     warnings: list[str]
 
 
-def dataset_identity(job: JobSpec, listing: Listing) -> str:
-    """The hash of the dataset that a job makes of a listing.
+def dataset_identity(job: JobSpec, listing: Listing, store: Store) -> str:
+    """The hash of the dataset that a job makes of a listing, or of datasets in the store.
 
     Raises:
-        DataError: the given tokenizer is not there.
+        DataError: the given tokenizer is not there, or a dataset of a mixture is not complete.
+        StoreError: a dataset of a mixture is not there.
     """
+    if job.data.datasets:
+        from orchestrator.data.mixing import find_components
+
+        return mixture_hash(job, [str(found.manifest["hash"]) for found in find_components(job.data, store)])
     path = job.data.tokenizer.path
-    if path is None:
-        return dataset_hash(job, listing.rows(), None)
-    file = Path(resolve_path(path, environment()))
+    sha256 = _given_tokenizer_sha256(resolve_path(path, environment())) if path else None
+    return dataset_hash(job, listing.rows(), sha256, against=listing.against_rows())
+
+
+def _given_tokenizer_sha256(path: str) -> str:
+    """Of the file, or of all that is read of a Hugging Face folder."""
+    place = Path(path)
+    names = ("tokenizer.json", "special_tokens_map.json", "tokenizer_config.json", "chat_template.jinja")
+    files = [place / name for name in names if (place / name).exists()] if place.is_dir() else [place]
     try:
-        return dataset_hash(job, listing.rows(), sha256_file(file))
+        digests = [sha256_file(file) for file in files]
     except OSError as error:
         raise DataError(
-            f"the tokenizer {file} cannot be read: {error.strerror}", fix="check data.tokenizer.path"
+            f"the tokenizer {place} cannot be read: {error.strerror}", fix="check data.tokenizer.path"
         ) from None
+    return digests[0] if len(digests) == 1 else content_hash(digests)
 
 
 def given_vocabulary(job: JobSpec) -> int | None:
@@ -53,7 +66,9 @@ def given_vocabulary(job: JobSpec) -> int | None:
     if job.data.tokenizer.path is None:
         return None
     try:
-        tokenizer = json.loads(Path(resolve_path(job.data.tokenizer.path, environment())).read_text(encoding="utf-8"))
+        path = Path(resolve_path(job.data.tokenizer.path, environment()))
+        file = path / "tokenizer.json" if path.is_dir() else path
+        tokenizer = json.loads(file.read_text(encoding="utf-8"))
         added = (token["id"] for token in tokenizer.get("added_tokens", []))
         return 1 + int(max(*tokenizer["model"]["vocab"].values(), *added))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SlipwayError):
@@ -63,26 +78,34 @@ def given_vocabulary(job: JobSpec) -> int | None:
 def standing(job: JobSpec, store: Store) -> Standing:
     """Which stages are done, to do, or unknown; needs no data to be present."""
     try:
+        if any(is_remote(d.dataset) for d in job.data.datasets):
+            raise ListingTooSlowError
         listing = list_sources(job.data, environment(), limit_s=_LISTING_LIMIT_S)
-        identity = dataset_identity(job, listing)
+        identity = dataset_identity(job, listing, store)
     except ListingTooSlowError:
-        return _unknown(f"listing the sources takes over {_LISTING_LIMIT_S} s")
+        return _unknown(f"listing the sources takes over {_LISTING_LIMIT_S} s, or they are on an object store")
     except SlipwayError as error:
         return _unknown(error.message)
     warnings = [f"no file matches {source}" for source in listing.unmatched]
+    warnings += [f"{refused} is left out" for refused in listing.refused[:_NAMED]]
     dataset = store.dataset(job.name, identity)
+    prepared = StageStatus(stage="prepare", status=_status(dataset), path=store.relative(dataset))
+    return Standing([prepared, *_later_stages(job, store, identity)], warnings)
+
+
+def _later_stages(job: JobSpec, store: Store, identity: str) -> list[StageStatus]:
+    if job.train is None:
+        return []
     run = store.run(job.name, run_hash(job, identity))
-    last = step_folder(run / "checkpoints", job.training.steps)
-    export = step_folder(run / "export", job.training.steps)
+    last = step_folder(run / "checkpoints", job.train.steps)
+    export = step_folder(run / "export", job.train.steps)
     begun = committed_steps(run)
     detail = f"continues after step {step_of(begun[-1].name)}" if begun and not is_committed(last) else None
-    stages = [
-        StageStatus(stage="prepare", status=_status(dataset), path=store.relative(dataset)),
+    return [
         StageStatus(stage="train", status=_status(last), path=store.relative(run), detail=detail),
         StageStatus(stage="export", status=_status(export), path=store.relative(export)),
         StageStatus(stage="serve", status="todo"),
     ]
-    return Standing(stages, warnings)
 
 
 def describe_run(run: Path, store: Store) -> dict[str, Any]:

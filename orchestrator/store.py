@@ -71,19 +71,30 @@ class Store:
         Raises:
             StoreError: there is none, or more than one; lists what there is.
         """
-        for candidate in (Path(asked), self.root / asked, self.runs / asked):
-            if (candidate / "job.yaml").is_file():
+        return self._find(asked, "run", self.runs, "job.yaml", "`slipway runs` lists them")
+
+    def find_dataset(self, asked: str) -> Path:
+        """A dataset's folder, likewise.
+
+        Raises:
+            StoreError: there is none, or more than one; lists what there is.
+        """
+        return self._find(asked, "dataset", self.datasets, MARKER, "`slipway data list` lists them")
+
+    def _find(self, asked: str, what: str, parent: Path, sign: str, fix: str) -> Path:
+        for candidate in (Path(asked), self.root / asked, parent / asked):
+            if (candidate / sign).is_file():
                 return candidate.resolve()
-        names = sorted(p.name for p in self.runs.glob("*") if (p / "job.yaml").is_file())
+        names = sorted(p.name for p in parent.glob("*") if (p / sign).is_file())
         matches = [n for n in names if n.startswith(asked)]
         if len(matches) == 1:
-            return (self.runs / matches[0]).resolve()
+            return (parent / matches[0]).resolve()
         found = (
             f"{len(matches)} begin so: {', '.join(matches)}"
             if matches
             else f"the store has: {', '.join(names) or 'none'}"
         )
-        raise StoreError(f"there is no run {asked!r} in {self.root}; {found}", fix="`slipway runs` lists them")
+        raise StoreError(f"there is no {what} {asked!r} in {self.root}; {found}", fix=fix)
 
 
 def is_committed(folder: Path) -> bool:

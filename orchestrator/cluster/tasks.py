@@ -14,16 +14,17 @@ def run_tasks(
     function: Callable[..., T],
     inputs: Sequence[tuple[Any, ...]],
     *,
-    done: Callable[[int], None],
+    done: Callable[[int, T], None],
     cpus: float = 1,
 ) -> list[T]:
     """Call `function(*input)` for each input on workers of `cpus`; results in the order of the inputs.
 
-    `done(i)` is called as input i finishes. Raises whatever the function raised; a lost worker is retried by Ray.
+    `done(i, result)` is called as input i finishes, and may raise to stop. Raises
+    whatever the function raised; a lost worker is retried by Ray.
     """
     import ray
 
-    task = ray.remote(num_cpus=cpus)(function)
+    task = ray.remote(num_cpus=cpus, scheduling_strategy="SPREAD")(function)  # on every node
     # A window of tasks, not all of them: whoever leaves early leaves little behind. They are not cancelled: in Ray
     # 2.60 that trips a check in the task manager, which ends the driver. What they still write goes nowhere, because
     # the folder they were given is gone.
@@ -39,7 +40,7 @@ def run_tasks(
             for ref in ray.wait(list(running))[0]:
                 i = running.pop(ref)
                 results[i] = ray.get(ref)
-                done(i)
+                done(i, results[i])
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, SlipwayError):

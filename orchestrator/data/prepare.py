@@ -1,53 +1,47 @@
-"""The stage: sources -> tokenizer -> Arrow shards. Reading and tokenising run on the cluster, decisions here.
+"""The stage: sources -> clean documents -> no duplicates -> no personal data -> tokenizer -> Arrow shards.
 
-The result does not depend on how many tasks run at once: files are cut into chunks by their sizes alone, and each
-chunk gives its own shards.
+Decisions are made here, the work is done by tasks on the cluster (`passes/`). The result does not depend on how many
+run at once, on which nodes, or on what was killed in between: units of work are cut by sizes alone, results are taken
+in the order of units, and what a unit writes is a function of its input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.tasks import run_tasks
+import numpy as np
+
 from orchestrator.data import splits as split_rules
-from orchestrator.data.dataset import Dataset, open_dataset
-from orchestrator.data.shards import write_shard
-from orchestrator.data.sources.listing import Bad, Listing, SourceFile, read_documents, require_files, resolve_path
+from orchestrator.data.dataset import FORMAT, Dataset, open_dataset
+from orchestrator.data.documents import read_documents
+from orchestrator.data.ledger import Origin
+from orchestrator.data.mixing import mix_datasets
+from orchestrator.data.passes.duplicates import Removals, find_exact, find_near
+from orchestrator.data.passes.read import read_unit
+from orchestrator.data.passes.sift import NGRAMS, Sifting, index_evaluations, sift_unit, split_digest
+from orchestrator.data.passes.tokenise import LEDGER, Tokenising, tokenise_unit, train_unit
+from orchestrator.data.report import Findings, manifest_facts, write_report
+from orchestrator.data.sources.listing import Listing, require_files, resolve_path
+from orchestrator.data.sources.rows import Part
 from orchestrator.data.splits import Documents, SplitDecision
-from orchestrator.data.tokens import tokenizer as tokenizers
+from orchestrator.data.tokens.facts import TokenizerFacts, facts, read_given
+from orchestrator.data.units import cut_into_units, first_rows
+from orchestrator.data.work import Work, sweep_abandoned, work_folder
 from orchestrator.errors import DataError
 from orchestrator.job import JobSpec
 from orchestrator.job_data import Data
 from orchestrator.job_file import environment
 from orchestrator.plan import require_vocabulary
 from orchestrator.store import Store, commit, is_committed, lock, storage_errors, sweep, write_json, writing
-from orchestrator.track.progress import bar, say
+from orchestrator.track.progress import say
 
-_CHUNK_MIN_BYTES = 1 << 20
-_CHUNK_MAX_BYTES = 256 << 20
-_CHUNKS_AIMED_AT = 32
-_NAMED_IN_REPORT = 1000
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What one pass over a chunk found."""
-
-    digests: list[bytes]
-    sizes_bytes: list[int]
-    file_sha256: list[str]
-    bad: list[Bad]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The shards that a chunk gave: split -> (file name, tokens, documents)."""
-
-    shards: dict[str, tuple[str, int, int]]
+_NAMED = 3
 
 
 def prepare(job: JobSpec, store: Store, *, listing: Listing, identity: str, connect: Callable[[], object]) -> Dataset:
@@ -60,186 +54,226 @@ def prepare(job: JobSpec, store: Store, *, listing: Listing, identity: str, conn
     final = store.dataset(job.name, identity)
     if is_committed(final):
         return open_dataset(final)
-    require_files(listing)
+    if job.data.sources:
+        require_files(listing)
     alone = lock(store.datasets / f".{identity}.lock", holds=f"the dataset {final.name}")
     with storage_errors(final, doing=f"writing the dataset {final.name}"), alone:
         if is_committed(final):
             return open_dataset(final)
         sweep(store.datasets, final.name)
+        if job.data.datasets:
+            mix_datasets(job, store, final, identity)
+            return open_dataset(final)
+        sweep_abandoned(store.datasets, job.name, identity)
         connect()
-        with writing(final) as folder:
-            manifest = _make(job, listing.files, folder)
-            commit(folder, final, {"format": 1, "name": job.name, "hash": identity, **manifest})
+        began_at = time.monotonic()
+        work = Work(work_folder(store.datasets, job.name, identity))
+        work.folder.mkdir(parents=True, exist_ok=True)
+        made = _Preparation(job, listing, work).run()
+        _publish(made, final, identity)
+        _note_timing(store, final, work, made, seconds=time.monotonic() - began_at)
+        shutil.rmtree(work.folder, ignore_errors=True)
     return open_dataset(final, verify=False)
 
 
-def _make(job: JobSpec, files: list[SourceFile], folder: Path) -> dict[str, Any]:
-    """Scan, decide, train the tokenizer, encode; returns the manifest's facts."""
-    chunks = cut_into_chunks(files)
-    scans = _run("read", _scan_chunk, [(chunk, job.data) for chunk in chunks])
-    bad = [b for scan in scans for b in scan.bad]
-    _judge_bad(bad, job.data)
-    decision = split_rules.decide(_distinct(scans), job.data.split)
-    text = _tokenizer(job, chunks, scans, decision)
-    known = tokenizers.facts(text)
-    require_vocabulary(job, known.vocab_size)
-    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    (folder / "shards").mkdir()
-    tasks = [(chunk, job.data, decision, text, str(folder / "shards"), i) for i, chunk in enumerate(chunks)]
-    encoded = _run("tokenise", _encode_chunk, tasks)
-    splits = _collect_splits(encoded, split_rules.asked_for(job.data.split))
-    _report(folder, files, scans, bad, splits)
-    return {
-        "tokenizer": asdict(known),
-        "vocab_size": known.vocab_size,
-        "eos_token": known.eos_token,
-        "eos_token_id": known.eos_token_id,
-        "splits": splits,
-        "sources": {"files": len(files), "bytes": sum(f.size_bytes for f in files), "bad": len(bad)},
-    }
+@dataclass
+class _Made:
+    """What is to be published."""
+
+    job: JobSpec
+    findings: Findings
+    tokenizer: str
+    facts: TokenizerFacts
+    files: list[tuple[Path, str]]
+    """Finished files, and their names in the dataset."""
 
 
-def cut_into_chunks(files: list[SourceFile]) -> list[list[SourceFile]]:
-    """Consecutive files, cut where their sizes say so: never where the number of workers would."""
-    target = sum(f.size_bytes for f in files) // _CHUNKS_AIMED_AT
-    target = min(_CHUNK_MAX_BYTES, max(_CHUNK_MIN_BYTES, target))
-    chunks: list[list[SourceFile]] = [[]]
-    held = 0
-    for file in files:
-        if chunks[-1] and held + file.size_bytes > target:
-            chunks.append([])
-            held = 0
-        chunks[-1].append(file)
-        held += file.size_bytes
-    return chunks
+@dataclass
+class _Preparation:
+    """The passes, in order, over the units of one listing."""
 
+    job: JobSpec
+    listing: Listing
+    work: Work
+    units: list[list[Part]] = field(init=False)
 
-def _run(title: str, function: Callable[..., Any], inputs: list[tuple[Any, ...]]) -> list[Any]:
-    with bar(title, len(inputs), unit="chunks") as update:
-        finished = 0
+    def __post_init__(self) -> None:
+        self.units = cut_into_units(self.listing.files, self.data)
 
-        def done(_: int) -> None:
-            nonlocal finished
-            finished += 1
-            update(finished, "")
+    @property
+    def data(self) -> Data:
+        """The settings."""
+        return self.job.data
 
-        return run_tasks(function, inputs, done=done)
+    def run(self) -> _Made:
+        """From files to shards."""
+        if (self.work.folder / "read").exists():
+            say(f"an interrupted preparation of {self.job.name} is here: it goes on")
+        reads = self._read()
+        counts = [r["count"] for r in reads]
+        exact, near = self._find_duplicates(counts)
+        sifts = self._sift(counts, exact, near)
+        self._require_documents(reads, sifts)
+        decision = self._split(sifts)
+        labels = self._labels(sifts)
+        text, known = self._tokenizer(decision, sifts)
+        require_vocabulary(self.job, known.vocab_size)
+        bases = first_rows(self.units, [r["part_rows"] for r in reads])
+        origins = [
+            [Origin(p.file.source, p.file.relative, base) for p, base in zip(unit, own, strict=True)]
+            for unit, own in zip(self.units, bases, strict=True)
+        ]
+        settings = Tokenising(self.data, decision, text, labels)
+        inputs = [(i, self.work.unit("sift", i), own, settings) for i, own in enumerate(origins)]
+        tokenised = self.work.run("tokenise", tokenise_unit, inputs)
+        findings = Findings(self.data, self.listing, self.units, origins, reads, sifts, tokenised, known, labels)
+        return _Made(self.job, findings, text, known, self._shard_files(tokenised))
 
+    def _read(self) -> list[dict[str, Any]]:
+        refused = len(self.listing.refused)
+        rejected = refused
 
-def _documents(chunk: list[SourceFile], data: Data) -> Iterator[tuple[SourceFile, str | Bad]]:
-    for file in chunk:
-        for document in read_documents(file, data.sources[file.source]):
-            yield file, document
+        def check(number: int, result: dict[str, Any]) -> None:
+            nonlocal rejected
+            rejected += result["rejected_count"]
+            if rejected > self.data.max_rejected:
+                named = [str(r) for r in self.listing.refused[:_NAMED]] + list(self._named(number, result))
+                raise DataError(
+                    f"{rejected} rows or files hold no document, over data.max_rejected {self.data.max_rejected}: "
+                    + ", ".join(named[:_NAMED]),
+                    fix="mend or exclude them, or raise data.max_rejected",
+                )
 
+        if refused > self.data.max_rejected:
+            check(0, {"rejected_count": 0, "rejected": []})
+        reads = self.work.run("read", read_unit, [(unit, self.data) for unit in self.units], check=check)
+        if rejected:
+            named = [str(r) for r in self.listing.refused]
+            for i, result in enumerate(reads):
+                named += self._named(i, result)
+            say(f"rejected {rejected} rows or files: {', '.join(named[:_NAMED])}{', ...' if rejected > _NAMED else ''}")
+        return reads
 
-def _scan_chunk(chunk: list[SourceFile], data: Data) -> Scan:
-    scan = Scan([], [], [], [])
-    for _, document in _documents(chunk, data):
-        if isinstance(document, Bad):
-            scan.bad.append(document)
-            continue
-        raw = document.encode()
-        scan.digests.append(sha256(raw).digest())
-        scan.sizes_bytes.append(len(raw))
-    for file in chunk:
-        try:
-            scan.file_sha256.append(sha256(Path(file.path).read_bytes()).hexdigest())
-        except OSError:
-            scan.file_sha256.append("")
-    return scan
+    def _named(self, number: int, result: dict[str, Any]) -> Iterable[str]:
+        for one in result["rejected"]:
+            row = "" if one["row"] is None else f":{one['row']}"
+            yield f"{self.units[number][one['part']].file.relative}{row} ({one['reason']})"
 
+    def _folders(self, name: str) -> list[Path]:
+        return [self.work.unit(name, i) for i in range(len(self.units))]
 
-def _distinct(scans: list[Scan]) -> Documents:
-    sizes = {d: n for scan in scans for d, n in zip(scan.digests, scan.sizes_bytes, strict=True)}
-    if not sizes:
-        raise DataError("the sources hold no readable text", fix="look at the sources")
-    return Documents(sizes)
+    def _find_duplicates(self, counts: list[int]) -> tuple[Removals, Removals]:
+        asked = self.data.deduplicate
+        folders = self._folders("read")
+        exact = find_exact(self.work, folders, counts) if asked.exact and sum(counts) > 1 else Removals.none()
+        if asked.near == "off":
+            return exact, Removals.none()
+        return exact, find_near(self.work, folders, counts, near=asked.near, gone=exact)
 
+    def _sift(self, counts: list[int], exact: Removals, near: Removals) -> list[dict[str, Any]]:
+        for name, removals in (("exact.npy", exact), ("near.npy", near)):
+            removals.save(self.work.folder / name)
+        against = None
+        if self.listing.against:
+            self.work.run("evaluation sets", index_evaluations, [(self.listing, self.data)])
+            against = self.work.unit("evaluation sets", 0) / NGRAMS
+        starts = [0, *np.cumsum(counts)[:-1].tolist()]
+        exact_path, near_path = self.work.folder / "exact.npy", self.work.folder / "near.npy"
+        sifting = Sifting(self.data, exact_path, near_path, against, self._folders("read"), starts)
+        return self.work.run("sift", sift_unit, [(i, sifting) for i in range(len(self.units))])
 
-def _judge_bad(bad: list[Bad], data: Data) -> None:
-    if not bad:
-        return
-    named = ", ".join(f"{b.where} ({b.reason})" for b in bad[:5]) + (
-        f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-    )
-    if len(bad) > data.max_rejected:
+    def _require_documents(self, reads: list[dict[str, Any]], sifts: list[dict[str, Any]]) -> None:
+        if any(s["count"] for s in sifts):
+            return
+        read, rejected = sum(r["documents"] for r in reads), sum(r["rejected_count"] for r in reads)
+        named = [name for i, r in enumerate(reads) for name in self._named(i, r)][:_NAMED]
         raise DataError(
-            f"{len(bad)} file(s) or line(s) hold no text: {named}",
-            fix="mend or exclude them, or raise data.max_rejected",
+            f"no document is left of {read} that were read; {rejected} rows or files held none"
+            + (f": {', '.join(named)}" if named else ""),
+            fix="look at the sources, and at the limits under data.clean and data.deduplicate",
         )
-    say(f"skipped {len(bad)} file(s) or line(s): {named}")
+
+    def _split(self, sifts: list[dict[str, Any]]) -> SplitDecision:
+        """By hash; only where that leaves a split empty are all documents looked at."""
+        asked = split_rules.asked_for(self.data.split)
+        if all(any(s["splits"].get(name) for s in sifts) for name in asked):
+            return SplitDecision(self.data.split)
+        given = {s.split for s in self.data.sources if s.split} | {f.split for f in self.listing.files if f.split}
+        missing = [name for name in asked if not any(s["splits"].get(name) for s in sifts)]
+        if given and split_rules.TRAIN not in missing:
+            return SplitDecision(self.data.split)  # the sources say which split they are
+        sizes: dict[bytes, int] = {}
+        for folder in self._folders("sift"):
+            sizes.update((split_digest(d), len(d.text.encode())) for d in read_documents(folder) if not d.split)
+        decision = split_rules.decide(Documents(sizes), self.data.split)
+        if decision.cut is not None and self.data.kind != "text":
+            raise DataError(
+                f"{len(sizes)} row(s) are too few for the splits asked for: {', '.join(asked)}",
+                fix="add rows, or set data.split.validation and data.split.test to 0",
+            )
+        return decision
+
+    def _labels(self, sifts: list[dict[str, Any]]) -> list[str]:
+        """Those of the job, else those that occur."""
+        found = sorted({label for s in sifts for label in s["labels"]})
+        return self.data.labels if self.data.labels is not None else found
+
+    def _tokenizer(self, decision: SplitDecision, sifts: list[dict[str, Any]]) -> tuple[str, TokenizerFacts]:
+        asked = self.data.tokenizer
+        template = None
+        if self.data.kind in ("chat", "preference") or asked.chat_template:
+            from orchestrator.data.tokens.chat import template_source
+
+            template = template_source(asked.chat_template, environment())
+        if asked.path:
+            given = read_given(Path(resolve_path(asked.path, environment())))
+            return given.text, given.facts(chat_template=template)
+        share = min(1.0, asked.sample_bytes / max(1, sum(s["text_bytes"] for s in sifts)))
+        inputs = [(self._folders("sift"), self.data, decision, share)]
+        self.work.run("tokenizer", train_unit, inputs)
+        text = (self.work.unit("tokenizer", 0) / "tokenizer.json").read_text(encoding="utf-8")
+        return text, facts(text, chat_template=template)
+
+    def _shard_files(self, tokenised: list[dict[str, Any]]) -> list[tuple[Path, str]]:
+        files = []
+        for i, result in enumerate(tokenised):
+            unit = self.work.unit("tokenise", i)
+            files += [(unit / s["path"], f"shards/{s['path']}") for rows in result["shards"].values() for s in rows]
+            files.append((unit / LEDGER, f"ledger/{i:05d}.arrow"))
+        return files
 
 
-def _tokenizer(job: JobSpec, chunks: list[list[SourceFile]], scans: list[Scan], decision: SplitDecision) -> str:
-    asked = job.data.tokenizer
-    if asked.path:
-        return tokenizers.read_tokenizer(Path(resolve_path(asked.path, environment())))
-    total = sum(sum(scan.sizes_bytes) for scan in scans)
-    share = min(1.0, asked.sample_bytes / max(1, total))
-    with bar("tokenizer", 1, unit="trained") as update:
-        text: str = run_tasks(_train_tokenizer, [(chunks, job.data, decision, share)], done=lambda _: update(1, ""))[0]
-    return text
+def _publish(made: _Made, final: Path, identity: str) -> None:
+    """Finished files become the dataset, or nothing does."""
+    with writing(final) as folder:
+        for name in ("shards", "ledger"):
+            (folder / name).mkdir()
+        for path, name in made.files:
+            _link(path, folder / name)
+        (folder / "tokenizer.json").write_text(made.tokenizer, encoding="utf-8")
+        write_report(folder, made.findings)
+        commit(
+            folder, final, {"format": FORMAT, "name": made.job.name, "hash": identity, **manifest_facts(made.findings)}
+        )
 
 
-def _train_tokenizer(chunks: list[list[SourceFile]], data: Data, decision: SplitDecision, share: float) -> str:
-    """On a sample of the training split, chosen by content: the last 64 bits of the digest, as a number in [0, 1)."""
-
-    def texts() -> Iterator[str]:
-        for chunk in chunks:
-            for _, document in _documents(chunk, data):
-                if isinstance(document, Bad):
-                    continue
-                digest = sha256(document.encode()).digest()
-                pieces = [text for name, text in decision.pieces(digest, document) if name == split_rules.TRAIN]
-                if share >= 1.0 or digest == decision.cut or int.from_bytes(digest[-8:], "big") < share * 2**64:
-                    yield from pieces
-
-    return tokenizers.train_bpe(texts(), data.tokenizer.vocab_size)
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
-def _encode_chunk(
-    chunk: list[SourceFile], data: Data, decision: SplitDecision, tokenizer: str, folder: str, number: int
-) -> Encoded:
-    texts: dict[str, list[str]] = {}
-    for _, document in _documents(chunk, data):
-        if not isinstance(document, Bad):
-            for name, piece in decision.pieces(sha256(document.encode()).digest(), document):
-                texts.setdefault(name, []).append(piece)
-    encoder = tokenizers.Encoder(tokenizer)
-    shards = {}
-    for name, documents in texts.items():
-        file = f"{name}-{number:05d}.arrow"
-        shards[name] = (file, *write_shard(Path(folder) / file, encoder.encode(documents)))
-    return Encoded(shards)
-
-
-def _collect_splits(encoded: list[Encoded], asked: list[str]) -> dict[str, Any]:
-    splits = {}
-    for name in asked:
-        rows = [e.shards[name] for e in encoded if name in e.shards]
-        splits[name] = {
-            "tokens": sum(tokens for _, tokens, _ in rows),
-            "documents": sum(documents for _, _, documents in rows),
-            "shards": [{"path": f"shards/{f}", "tokens": t, "documents": d} for f, t, d in rows],
-        }
-    return splits
-
-
-def _report(folder: Path, files: list[SourceFile], scans: list[Scan], bad: list[Bad], splits: dict[str, Any]) -> None:
-    text_bytes = sum(sum(scan.sizes_bytes) for scan in scans)
-    tokens = sum(split["tokens"] for split in splits.values())
-    write_json(
-        folder / "report.json",
-        {
-            "files": len(files),
-            "documents": sum(len(scan.digests) for scan in scans),
-            "text_bytes": text_bytes,
-            "tokens": tokens,
-            "bytes_per_token": round(text_bytes / max(1, tokens), 4),
-            "splits": {name: {"tokens": s["tokens"], "documents": s["documents"]} for name, s in splits.items()},
-            "bad": {"count": len(bad), "named": [asdict(b) for b in bad[:_NAMED_IN_REPORT]]},
-        },
-    )
-    digests = [digest for scan in scans for digest in scan.file_sha256]
-    rows = [{"path": f.relative, "bytes": f.size_bytes, "sha256": d} for f, d in zip(files, digests, strict=True)]
-    write_json(folder / "sources.json", {"files": rows})
+def _note_timing(store: Store, final: Path, work: Work, made: _Made, *, seconds: float) -> None:
+    """How long it took, beside the dataset and never in it: the same input gives the same bytes."""
+    tokens = sum(s["tokens"] for t in made.findings.tokenised for rows in t["shards"].values() for s in rows)
+    encode_s = sum(t["cpu_s"] for t in made.findings.tokenised)
+    timing = {
+        "seconds": round(seconds, 3),
+        "passes": work.seconds,
+        "resumed_units": work.resumed,
+        "peak_task_bytes": work.peak_bytes,
+        "tokens_per_s": round(tokens / max(seconds, 1e-9), 1),
+        "tokenise_tokens_per_cpu_s": round(tokens / max(encode_s, 1e-9), 1),
+    }
+    write_json(store.datasets / f".{final.name}.timing.json", timing)

@@ -1,6 +1,6 @@
 """Arrow IPC files, memory-mapped: one flat stream of token ids, and the positions where documents end.
 
-A shard is one record batch of one row with two list columns; reading it copies nothing. The home of pyarrow.
+A shard is one record batch of one row with list columns; reading it copies nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow as pa
 from orchestrator.errors import DataError
 
 Tokens = npt.NDArray[Any]
+Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,30 @@ class Shard:
 
     tokens: Tokens
     """[N] unsigned token ids."""
-    document_ends: npt.NDArray[np.int64]
+    document_ends: Positions
     """[documents] position after the last token of each document."""
+    sentence_ends: Positions | None = None
+    """[sentences] position after the last token of each sentence, document ends among them; None: not noted."""
 
 
-def write_shard(path: Path, documents: list[Tokens]) -> tuple[int, int]:
-    """Write documents as one shard; returns how many tokens and documents it holds."""
+def write_shard(path: Path, documents: list[Tokens], sentence_ends: list[Positions] | None = None) -> tuple[int, int]:
+    """Write documents as one shard; returns how many tokens and documents it holds.
+
+    `sentence_ends` are positions in each document, the end of the document last.
+    """
     tokens = np.concatenate(documents)
     ends = np.cumsum([len(d) for d in documents], dtype=np.int64)
-    columns = [
+    columns = {"tokens": tokens, "document_ends": ends}
+    if sentence_ends is not None:
+        starts = [0, *ends[:-1].tolist()]
+        columns["sentence_ends"] = np.concatenate(
+            [np.asarray(own, dtype=np.int64) + start for own, start in zip(sentence_ends, starts, strict=True)]
+        )
+    arrays = [
         pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), pa.array(values))
-        for values in (tokens, ends)
+        for values in columns.values()
     ]
-    batch = pa.record_batch(columns, names=["tokens", "document_ends"])
+    batch = pa.record_batch(arrays, names=list(columns))
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return len(tokens), len(documents)
@@ -51,8 +63,10 @@ def open_shard(path: Path) -> Shard:
     try:
         batch = pa.ipc.open_file(pa.memory_map(str(path), "r")).get_batch(0)
         tokens, ends = (batch.column(name).values.to_numpy() for name in ("tokens", "document_ends"))
-    except (OSError, pa.ArrowException, KeyError, IndexError) as error:
+        noted = "sentence_ends" in batch.schema.names
+        sentences = batch.column("sentence_ends").values.to_numpy() if noted else None
+    except (OSError, pa.ArrowException, KeyError, IndexError, AttributeError) as error:
         raise DataError(
             f"{path} is not a readable shard: {error}", fix="delete the dataset and prepare it again"
         ) from None
-    return Shard(tokens, ends)
+    return Shard(tokens, ends, sentences)

@@ -18,7 +18,10 @@ SAMPLES = "train/samples"
 TOKENS_PER_S = "train/tokens_per_s"
 STEP_TIME = "time/step_s"
 DATA_WAIT = "time/data_wait_s"
+DATA_READ = "data/read_bytes"
 CHECKPOINT_STALL = "time/checkpoint_stall_s"
+PART_TOKENS = "data/tokens/NAME"
+PART_EPOCH = "data/epoch/NAME"
 EVAL_LOSS = "eval/loss"
 EVAL_PERPLEXITY = "eval/perplexity"
 
@@ -32,6 +35,9 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     TOKENS_PER_S: ("tokens/s", "target tokens of the step, over all workers, by the step's time"),
     STEP_TIME: ("s", "from the first sample of the step to the updated weights"),
     DATA_WAIT: ("s", "part of the step that waited for samples"),
+    DATA_READ: ("bytes", "tokens that worker 0 read from the shards for the step"),
+    PART_TOKENS: ("tokens", "target tokens seen since step 1 of part NAME of a mixture; one for each part"),
+    PART_EPOCH: ("epochs", "how often part NAME of a mixture has been seen since step 1; one for each part"),
     CHECKPOINT_STALL: (
         "s",
         "time that the checkpoint after the step before held up this one; absent if there was none",
@@ -41,6 +47,11 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
 }
 
 _WARM_UP_LINES = 2
+
+
+def of_part(family: str, name: str) -> str:
+    """The metric of one part of a mixture: `data/tokens/NAME` and `books` are `data/tokens/books`."""
+    return family.replace("NAME", name)
 
 
 def typical_tokens_per_s(lines: Iterable[Mapping[str, Any]]) -> float | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from orchestrator.data.load.loader import Samples
 from orchestrator.data.load.order import deal, micro_batches
+from orchestrator.data.load.stream import Samples
 from orchestrator.train.engine import TrainEngine
 from orchestrator.train.group import TorchGroup
 from orchestrator.train.objectives import causal_lm

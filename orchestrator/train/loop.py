@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.checkpoint.layout import Progress, is_due
-from orchestrator.data.load.loader import Samples, TrainLoader
+from orchestrator.data.load.loader import Seen, TrainLoader
 from orchestrator.data.load.order import deal, micro_batches
+from orchestrator.data.load.prefetch import Prefetcher
+from orchestrator.data.load.stream import Samples
 from orchestrator.errors import TrainError
 from orchestrator.job import Train
 from orchestrator.track import metrics
@@ -28,6 +30,17 @@ class Batching:
     samples_per_step: int
     micro_batch: int
     accumulation: int
+
+
+@dataclass(frozen=True)
+class _StepData:
+    """What a step trains on, read ahead of it."""
+
+    batches: list[MicroBatch]
+    seen: dict[str, Seen]
+    """How far each part of a mixture is after the step."""
+    read_bytes: int
+    """What this rank read for it."""
 
 
 class Hooks(Protocol):
@@ -61,9 +74,13 @@ class Loop:
 
     def run(self, progress: Progress) -> Progress:
         """Train from the step after `progress` to the last, or until a stop is asked for; the end is saved."""
+        with Prefetcher(self._read, first=progress.step + 1, last=self.train.steps) as ahead:
+            return self._run(progress, ahead)
+
+    def _run(self, progress: Progress, ahead: Iterator[_StepData]) -> Progress:
         stall_s = 0.0
         while progress.step < self.train.steps:
-            progress, line, stop = self._step(progress)
+            progress, line, stop = self._step(progress, ahead)
             if stall_s:
                 line[metrics.CHECKPOINT_STALL] = round(stall_s, 6)
             self.hooks.on_step(line)
@@ -76,14 +93,14 @@ class Loop:
                 break
         return progress
 
-    def _step(self, before: Progress) -> tuple[Progress, dict[str, Any], bool]:
+    def _step(self, before: Progress, ahead: Iterator[_StepData]) -> tuple[Progress, dict[str, Any], bool]:
         """One optimizer step, with evaluation where it is due: progress, its line, and whether to stop."""
         step, t = before.step + 1, self.train
         began_at = self.clock()
-        batches = self._batches(step)
+        data = next(ahead)
         read_at = self.clock()
         rate = learning_rate(step, peak=t.optimizer.learning_rate, steps=t.steps, schedule=t.schedule)
-        stats = self.engine.step(batches, learning_rate=rate)
+        stats = self.engine.step(data.batches, learning_rate=rate)
         ended_at = self.clock()
         self._refuse_non_finite(step, stats)
         stop = bool(self.group.sum(float(self.group.rank == 0 and self.hooks.stop_requested()))[0])
@@ -105,20 +122,24 @@ class Loop:
             metrics.TOKENS_PER_S: round(step_tokens / (ended_at - began_at), 1),
             metrics.STEP_TIME: round(ended_at - began_at, 6),
             metrics.DATA_WAIT: round(read_at - began_at, 6),
+            metrics.DATA_READ: data.read_bytes,
+            **_parts_line(data.seen),
         }
         if progress.validation_loss is not None:
             line[metrics.EVAL_LOSS] = progress.validation_loss
             line[metrics.EVAL_PERPLEXITY] = math.exp(min(progress.validation_loss, 700.0))
         return progress, line, stop
 
-    def _batches(self, step: int) -> list[MicroBatch]:
-        """This rank's micro-batches of a step, weighted by their share of its target tokens."""
+    def _read(self, step: int) -> _StepData:
+        """This rank's micro-batches of a step, weighted by their share of its target tokens. In the reading thread."""
         samples, context = self.batching.samples_per_step, self.loader.context
+        read_before = self.loader.bytes_read
         share = deal(samples, self.group.rank, self.group.num_ranks)
-        return [
+        batches = [
             causal_lm(self.loader.read(step, first, last), target_tokens=samples * context, context=context)
             for first, last in micro_batches(*share, self.batching.accumulation)
         ]
+        return _StepData(batches, self.loader.seen(step), self.loader.bytes_read - read_before)
 
     def _evaluate(self, step: int) -> float | None:
         if self.validation is None or not is_due(step, last=self.train.steps, every=self.train.evaluate.every_steps):
@@ -137,3 +158,11 @@ class Loop:
                 f"the loss of step {step} is {stats.loss}",
                 fix="lower train.optimizer.learning_rate or lengthen the warm-up, then run the same command again",
             )
+
+
+def _parts_line(seen: dict[str, Seen]) -> dict[str, float]:
+    line: dict[str, float] = {}
+    for name, part in seen.items():
+        line[metrics.of_part(metrics.PART_TOKENS, name)] = part.tokens
+        line[metrics.of_part(metrics.PART_EPOCH, name)] = round(part.epochs, 4)
+    return line

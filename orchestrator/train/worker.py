@@ -27,7 +27,9 @@ from orchestrator.checkpoint.layout import Progress, is_due
 from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint, read_checkpoint
 from orchestrator.checkpoint.writer import CheckpointWriter
 from orchestrator.data.dataset import Dataset, open_dataset
-from orchestrator.data.load.loader import Samples, TokenStream, TrainLoader
+from orchestrator.data.load.loader import TrainLoader
+from orchestrator.data.load.mixture import Part
+from orchestrator.data.load.stream import Samples, TokenStream
 from orchestrator.data.splits import TRAIN, VALIDATION
 from orchestrator.errors import SlipwayError
 from orchestrator.job import JobSpec
@@ -122,8 +124,8 @@ def _assemble(job: JobSpec, dataset: Dataset, group: TorchGroup) -> _Parts:
     context = job.model.context
     samples_per_step = job.training.batch_tokens // context
     micro_batch, accumulation = cut_step(job, group.num_ranks)
-    stream = TokenStream(dataset.shard_paths(TRAIN))
-    loader = TrainLoader(stream, context=context, samples_per_step=samples_per_step, seed=job.training.seed)
+    parts = [Part(TRAIN, None, dataset.shard_paths(TRAIN))]
+    loader = TrainLoader(parts, context=context, samples_per_step=samples_per_step, seed=job.training.seed)
     validation = Samples(TokenStream(dataset.shard_paths(VALIDATION)), context) if dataset.tokens(VALIDATION) else None
     config = job.model.config(dataset.vocab_size)
     engine = DeepSpeedEngine(config, job.training, group=group, micro_batch=micro_batch, accumulation=accumulation)

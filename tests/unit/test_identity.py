@@ -73,6 +73,9 @@ def test_what_has_no_stable_form_is_refused_by_its_place(value: Any, problem: st
         "track.wandb.mode=disabled",
         "data.sources=[{path: elsewhere/*.txt}]",  # the same listing at another place
         "data.sources=[{path: docs, include: '*.txt', exclude: [none]}]",
+        "data.sources=[{path: docs/*.txt, weight: 2}]",
+        "data.curriculum=[{weights: {source-0: 1}}]",
+        "data.max_rejected=1",
     ],
 )
 def test_a_dataset_stays_when_what_does_not_shape_it_changes(tiny_job: MakeJob, override: str) -> None:
@@ -86,8 +89,15 @@ def test_a_dataset_stays_when_what_does_not_shape_it_changes(tiny_job: MakeJob, 
         "data.split.test=0",
         "data.tokenizer.vocab_size=300",
         "data.tokenizer.sample_bytes=1000",
-        "data.max_rejected=1",
         "data.sources=[{path: docs/*.txt, format: jsonl}]",
+        "data.sources=[{path: docs/*.txt, split: train}]",
+        "data.sources=[{path: docs/*.txt, name: other}]",
+        "data.clean.quality=gopher",
+        "data.clean.rules.max_words=10",
+        "data.deduplicate.near=off",
+        "data.deduplicate.near.similarity=0.9",
+        "data.privacy.action=drop",
+        "data.sentence_ends=true",
         "data.sources=[{path: docs/*.txt, text: body}]",
     ],
 )
@@ -101,6 +111,14 @@ def test_a_dataset_is_another_when_a_file_changes(tiny_job: MakeJob, row: int, c
     changed[row][column] = value
     hashes = {dataset_hash(tiny_job(), listing, None) for listing in (LISTING, changed, LISTING[:1], LISTING[::-1])}
     assert len(hashes) == 4
+
+
+def test_a_dataset_is_another_when_an_evaluation_set_changes(tiny_job: MakeJob) -> None:
+    job = tiny_job("data.deduplicate.against=[eval.jsonl]")
+    elsewhere = tiny_job("data.deduplicate.against=[other/eval.jsonl]")
+    first = dataset_hash(job, LISTING, None, against=LISTING[:1])
+    assert first == dataset_hash(elsewhere, LISTING, None, against=LISTING[:1])
+    assert first != dataset_hash(job, LISTING, None, against=LISTING[1:])
 
 
 def test_a_given_tokenizer_counts_by_its_content(tiny_job: MakeJob) -> None:
@@ -126,6 +144,8 @@ def test_a_run_goes_on_when_what_does_not_shape_it_changes(tiny_job: MakeJob, ov
 @pytest.mark.parametrize(
     "override",
     [
+        "data.sources=[{path: docs/*.txt, weight: 2}]",
+        "data.curriculum=[{weights: {source-0: 1}}]",
         "train.steps=11",
         "train.seed=1",
         "train.zero.stage=3",

@@ -1,22 +1,52 @@
-"""Where text comes from: listing (cheap, no content) and reading (documents, or why a file is bad)."""
+"""Listing the files of sources: cheap, reads no content. Local folders here, object stores through `remote`."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 import re
 import sysconfig
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
+from orchestrator.data.sources.globs import glob_regex, split_glob
+from orchestrator.data.values import Rejected
 from orchestrator.errors import DataError, JobError
-from orchestrator.job_data import Data, Source
+from orchestrator.job_data import Data, Format, Source, SplitName
 from orchestrator.job_file import resolve_env
 
-_GLOB_CHARACTERS = frozenset("*?[")
-_DEFAULT_INCLUDE = {"text": ["**/*"], "jsonl": ["**/*.jsonl", "**/*.ndjson"]}
+PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Endings of compressed files, and how pyarrow calls what unpacks them."""
+_ENDINGS: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".conll": "conll",
+}
+_DEFAULT_INCLUDE: dict[Format, list[str]] = {
+    "jsonl": ["**/*.jsonl", "**/*.ndjson"],
+    "csv": ["**/*.csv"],
+    "tsv": ["**/*.tsv"],
+    "parquet": ["**/*.parquet"],
+    "arrow": ["**/*.arrow", "**/*.feather"],
+    "huggingface": ["**/*.arrow"],
+    "conll": ["**/*.conll"],
+    "squad": ["**/*.json"],
+}
+REMOTE = ("s3", "gs")
+_SPLIT_FOLDERS: dict[str, SplitName] = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "test": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -24,10 +54,20 @@ class SourceFile:
     """One file of a source."""
 
     source: int
+    """Number of its source; of an evaluation set, for the files of `Listing.against`."""
     relative: str
     path: str
+    """Where it lies: a path, or `s3://` or `gs://`."""
     size_bytes: int
     mtime_ns: int
+    format: Format = "text"
+    """Never `auto`."""
+    split: SplitName | None = None
+
+    @property
+    def packing(self) -> str | None:
+        """How it is compressed, by its ending."""
+        return PACKED.get(os.path.splitext(self.path)[1].lower())
 
 
 @dataclass(frozen=True)
@@ -36,18 +76,18 @@ class Listing:
 
     files: list[SourceFile]
     unmatched: list[str]
+    against: list[SourceFile] = field(default_factory=list)
+    """The files of the evaluation sets."""
+    refused: list[Rejected] = field(default_factory=list)
+    """Links that lead out of their source's folder."""
 
     def rows(self) -> list[list[str | int]]:
         """What identifies the sources: number, relative path, bytes, modification time."""
         return [[f.source, f.relative, f.size_bytes, f.mtime_ns] for f in self.files]
 
-
-@dataclass(frozen=True)
-class Bad:
-    """A file or line that holds no document, and why."""
-
-    where: str
-    reason: str
+    def against_rows(self) -> list[list[str | int]]:
+        """The same of the evaluation sets."""
+        return [[f.source, f.relative, f.size_bytes, f.mtime_ns] for f in self.against]
 
 
 class ListingTooSlowError(Exception):
@@ -58,18 +98,24 @@ def list_sources(data: Data, environ: Mapping[str, str], *, limit_s: float | Non
     """List the files of all sources, each once, in the order of source and path.
 
     Raises:
-        ListingTooSlowError: it took over `limit_s`.
+        ListingTooSlowError: it took over `limit_s`, or a source is remote and there is a limit.
         JobError: a placeholder cannot be resolved.
     """
     deadline = None if limit_s is None else time.monotonic() + limit_s
-    files: list[SourceFile] = []
     unmatched: list[str] = []
-    for number, source in enumerate(data.sources):
-        found = list(_list_one(number, source, resolve_path(source.path, environ), deadline))
-        files += found
-        if not found:
-            unmatched.append(describe(source))
-    return Listing(files, unmatched)
+    refused: list[Rejected] = []
+
+    def files_of(sources: list[Source]) -> list[SourceFile]:
+        found: list[SourceFile] = []
+        for number, source in enumerate(sources):
+            own = list(_list_one(number, source, resolve_path(source.path, environ), deadline, refused))
+            found += own
+            if not own:
+                unmatched.append(describe(source))
+        return found
+
+    evaluations = [Source(path=e.path, format=e.format) for e in data.deduplicate.against]
+    return Listing(files_of(data.sources), unmatched, files_of(evaluations), refused)
 
 
 def require_files(listing: Listing) -> None:
@@ -83,6 +129,11 @@ def require_files(listing: Listing) -> None:
             "no file matches " + ", ".join(listing.unmatched),
             fix="check path, include and exclude under data.sources; relative paths start at the current directory",
         )
+
+
+def is_remote(path: str) -> bool:
+    """Whether a resolved path lies on an object store."""
+    return path.startswith(tuple(f"{scheme}://" for scheme in REMOTE))
 
 
 def describe(source: Source) -> str:
@@ -104,94 +155,101 @@ def resolve_path(path: str, environ: Mapping[str, str]) -> str:
             fix="there are ${python:stdlib} and ${env:NAME}",
         )
     if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", resolved):
-        raise JobError(
-            f"{path!r}: {scheme.group(1)}:// sources cannot be read", fix="give a path on a disk of all nodes"
-        )
+        if scheme.group(1) not in REMOTE:
+            raise JobError(
+                f"{path!r}: {scheme.group(1)}:// sources cannot be read",
+                fix=f"give a path on a disk of all nodes, or one of {', '.join(f'{s}://' for s in REMOTE)}",
+            )
+        return resolved
     return os.path.abspath(os.path.expanduser(resolved))
 
 
-def read_documents(file: SourceFile, source: Source) -> Iterator[str | Bad]:
-    """The documents of a file, in order; what cannot be read comes as `Bad`."""
-    try:
-        raw = Path(file.path).read_bytes()
-    except OSError as error:
-        yield Bad(file.relative, f"not readable: {error.strerror}")
+def _list_one(
+    number: int, source: Source, path: str, deadline: float | None, refused: list[Rejected]
+) -> Iterator[SourceFile]:
+    if is_remote(path):
+        if deadline is not None:
+            raise ListingTooSlowError
+        from orchestrator.data.sources.remote import list_remote
+
+        root, pattern = split_glob(path)
+        entries = list_remote(root.rstrip("/"))
+        choose = _chooser(source, pattern)
+        yield from (_with_format(e, number, source) for e in entries if len(entries) == 1 or choose(e.relative))
         return
-    if source.format == "text":
-        yield _decode(raw, file.relative)
-        return
-    documents = 0
-    for number, line in enumerate(raw.splitlines(), start=1):
-        if line.strip():
-            documents += 1
-            yield _document_of_line(line, f"{file.relative}:{number}", source.text)
-    if not documents:
-        yield Bad(file.relative, "empty")
-
-
-def _decode(raw: bytes, where: str) -> str | Bad:
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return Bad(where, f"not UTF-8 at byte {error.start}")
-    return text if text.strip() else Bad(where, "empty")
-
-
-def _document_of_line(line: bytes, where: str, field: str) -> str | Bad:
-    text = _decode(line, where)
-    if isinstance(text, Bad):
-        return text
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError):
-        return Bad(where, "not JSON")
-    value = row.get(field) if isinstance(row, dict) else None
-    if not isinstance(value, str):
-        return Bad(where, f"no text in the field {field!r}")
-    try:
-        value.encode("utf-8")  # JSON may spell half of a surrogate pair, which no UTF-8 text can hold
-    except UnicodeEncodeError:
-        return Bad(where, "a lone surrogate in the text")
-    return value if value.strip() else Bad(where, "empty")
-
-
-def _list_one(number: int, source: Source, path: str, deadline: float | None) -> Iterator[SourceFile]:
     if os.path.isfile(path):
-        yield _entry(number, os.path.basename(path), path)
+        yield _with_format(_entry(os.path.basename(path), path), number, source)
         return
-    root, pattern = (path, None) if os.path.isdir(path) else _split_glob(path)
+    root, pattern = (path, None) if os.path.isdir(path) else split_glob(path)
+    choose = _chooser(source, pattern)
+    pruned = [glob_regex(g.removesuffix("/**")) for g in source.exclude]
+    walk = _Walk(os.path.realpath(root), pruned, deadline, refused)
+    for relative, full in walk.files(root, "", frozenset()):
+        if choose(relative):
+            yield _with_format(_entry(relative, full), number, source)
+
+
+def _chooser(source: Source, pattern: str | None) -> Callable[[str], bool]:
+    """Whether a source takes a relative path."""
     include = [source.include] if isinstance(source.include, str) else source.include
     if pattern is not None:
         if include is not None:
             raise JobError(f"source {source.path!r} is a glob and has include too", fix="use one of the two")
         include = [pattern]
-    wanted = [glob_regex(g) for g in include or _DEFAULT_INCLUDE[source.format]]
+    for glob in [*(include or []), *source.exclude]:
+        if ".." in glob.split("/"):
+            raise JobError(
+                f"the glob {glob!r} of source {source.path!r} leads out of its folder", fix="write no `..` in a glob"
+            )
+    wanted = [glob_regex(g) for g in include or _default_include(source.format)]
     unwanted = [glob_regex(g) for g in source.exclude]
-    pruned = [glob_regex(g.removesuffix("/**")) for g in source.exclude]
-    for relative, full in _walk(root, "", pruned, deadline, frozenset()):
-        if any(w.fullmatch(relative) for w in wanted) and not any(u.fullmatch(relative) for u in unwanted):
-            yield _entry(number, relative, full)
+
+    def choose(relative: str) -> bool:
+        return any(w.fullmatch(relative) for w in wanted) and not any(u.fullmatch(relative) for u in unwanted)
+
+    return choose
 
 
-def _walk(
-    folder: str, prefix: str, pruned: list[re.Pattern[str]], deadline: float | None, above: frozenset[str]
-) -> Iterator[tuple[str, str]]:
-    """Files below a folder in sorted order, hidden ones and excluded folders left out."""
-    real = os.path.realpath(folder)
-    if real in above:  # a link back up: walking it would not end
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda e: e.name)
-    except OSError:
-        return
-    for entry in entries:
-        if deadline is not None and time.monotonic() > deadline:
-            raise ListingTooSlowError
-        relative, kind = prefix + entry.name, _kind_of(entry)
-        if kind == "folder" and not any(p.fullmatch(relative) for p in pruned):
-            yield from _walk(entry.path, relative + "/", pruned, deadline, above | {real})
-        elif kind == "file":
-            yield relative, entry.path
+def _default_include(format_: Format) -> list[str]:
+    plain = _DEFAULT_INCLUDE.get(format_, ["**/*"])
+    return plain if plain == ["**/*"] else [glob + ending for glob in plain for ending in ("", *PACKED)]
+
+
+@dataclass
+class _Walk:
+    """The files below a folder in sorted order; hidden ones and excluded folders are left out."""
+
+    real_root: str
+    pruned: list[re.Pattern[str]]
+    deadline: float | None
+    refused: list[Rejected]
+
+    def files(self, folder: str, prefix: str, above: frozenset[str]) -> Iterator[tuple[str, str]]:
+        """(relative, full) paths. `above` are the real paths of the folders that lead here."""
+        real = os.path.realpath(folder)
+        if real in above:  # a link back up: walking it would not end
+            return
+        try:
+            entries = sorted(os.scandir(folder), key=lambda e: e.name)
+        except OSError as error:
+            self.refused.append(Rejected(prefix or ".", None, f"the folder cannot be read: {error.strerror}"))
+            return
+        for entry in entries:
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                raise ListingTooSlowError
+            relative, kind = prefix + entry.name, _kind_of(entry)
+            if kind is None or (kind == "folder" and any(p.fullmatch(relative) for p in self.pruned)):
+                continue
+            if entry.is_symlink() and not self._stays_inside(entry.path):
+                self.refused.append(Rejected(_printable(relative), None, "a link that leads out of the source folder"))
+            elif kind == "folder":
+                yield from self.files(entry.path, relative + "/", above | {real})
+            else:
+                yield relative, entry.path
+
+    def _stays_inside(self, path: str) -> bool:
+        target = os.path.realpath(path)
+        return target == self.real_root or target.startswith(self.real_root.rstrip("/") + "/")
 
 
 def _kind_of(entry: os.DirEntry[str]) -> str | None:
@@ -204,43 +262,22 @@ def _kind_of(entry: os.DirEntry[str]) -> str | None:
         return None
 
 
-def _entry(number: int, relative: str, path: str) -> SourceFile:
+def _entry(relative: str, path: str) -> SourceFile:
     status = os.stat(path)
-    printable = os.fsencode(relative).decode("utf-8", "backslashreplace")  # a name need not be UTF-8
-    return SourceFile(number, printable, path, status.st_size, status.st_mtime_ns)
+    return SourceFile(0, _printable(relative), path, status.st_size, status.st_mtime_ns)
 
 
-def _split_glob(path: str) -> tuple[str, str | None]:
-    """The fixed folder before the first part with a glob character, and the pattern below it."""
-    parts = path.split("/")
-    for i, part in enumerate(parts):
-        if _GLOB_CHARACTERS & set(part):
-            return "/".join(parts[:i]) or "/", "/".join(parts[i:])
-    return path, None
+def _printable(relative: str) -> str:
+    return os.fsencode(relative).decode("utf-8", "backslashreplace")  # a name need not be UTF-8
 
 
-def glob_regex(pattern: str) -> re.Pattern[str]:
-    """A glob over `/`-separated relative paths: `**/` is any folders or none, `*`, `?` and `[]` stay within a name.
-
-    Raises:
-        JobError: it is not a glob.
-    """
-    out, i = "", 0
-    while i < len(pattern):
-        if pattern.startswith("**/", i):
-            out, i = out + "(?:.*/)?", i + 3
-        elif pattern.startswith("**", i):
-            out, i = out + ".*", i + 2
-        elif pattern[i] == "*":
-            out, i = out + "[^/]*", i + 1
-        elif pattern[i] == "?":
-            out, i = out + "[^/]", i + 1
-        elif pattern[i] == "[" and (end := pattern.find("]", i + 2)) > 0:
-            inner = pattern[i + 1 : end].replace("\\", "\\\\")
-            out, i = out + "(?!/)[" + ("^" + inner[1:] if inner[0] == "!" else inner) + "]", end + 1
-        else:
-            out, i = out + re.escape(pattern[i]), i + 1
-    try:
-        return re.compile(out, re.DOTALL)
-    except re.error as error:
-        raise JobError(f"{pattern!r} is not a glob: {error}", fix="write a range as [a-z]") from None
+def _with_format(file: SourceFile, number: int, source: Source) -> SourceFile:
+    """The file as one of its source: how it is read, and to which split it belongs."""
+    kind, split = source.format, source.split
+    if kind == "auto":
+        name = file.path.lower()
+        bare = os.path.splitext(name)[0] if file.packing else name
+        kind = _ENDINGS.get(os.path.splitext(bare)[1], "text")
+    if kind == "huggingface" and split is None and "/" in file.relative:
+        split = _SPLIT_FOLDERS.get(file.relative.split("/")[0])
+    return dataclasses.replace(file, source=number, format=kind, split=split)

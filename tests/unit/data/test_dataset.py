@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orchestrator.data import dataset as dataset_module
-from orchestrator.data.dataset import open_dataset
+from orchestrator.data.dataset import FORMAT, open_dataset
 from orchestrator.data.shards import open_shard, write_shard
 from orchestrator.errors import DataError
 from orchestrator.store import MARKER, commit, writing
@@ -24,7 +24,8 @@ def path(tmp_path: Path) -> Path:
             tokens, documents = write_shard(tmp / f"shards/train-{i}.arrow", [np.arange(50, dtype=np.uint16)])
             shards.append({"path": f"shards/train-{i}.arrow", "tokens": tokens, "documents": documents})
         splits = {"train": {"tokens": 100, "documents": 2, "shards": shards}}
-        commit(tmp, final, {"hash": "0123", "vocab_size": 300, "splits": splits})
+        facts = {"format": FORMAT, "kind": "text", "counts": {}, "hash": "0123", "vocab_size": 300, "splits": splits}
+        commit(tmp, final, facts)
     return final
 
 

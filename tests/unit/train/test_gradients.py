@@ -10,7 +10,8 @@ import torch
 
 from model.config import ModelConfig
 from model.gpt import GPT, token_losses
-from orchestrator.data.load.loader import TokenStream, TrainLoader
+from orchestrator.data.load.loader import TrainLoader
+from orchestrator.data.load.mixture import Part
 from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.data.shards import write_shard
 from orchestrator.train.objectives import causal_lm
@@ -48,7 +49,7 @@ def step_gradient(loader: TrainLoader, *, samples: int, num_ranks: int, micro_ba
 @pytest.mark.parametrize("samples", [7, 8, 13])
 @pytest.mark.parametrize("micro_batch", [1, 3])
 def test_any_number_of_workers_gives_one_workers_gradient(shards: list[Path], samples: int, micro_batch: int) -> None:
-    loader = TrainLoader(TokenStream(shards), context=8, samples_per_step=samples, seed=0)
+    loader = TrainLoader([Part("all", None, shards)], context=8, samples_per_step=samples, seed=0)
     # What it must be: the mean over the step's tokens, in one pass.
     model = GPT(CONFIG).initialise(1)
     ids = torch.from_numpy(loader.read(2, 0, samples))
@@ -63,7 +64,7 @@ def test_any_number_of_workers_gives_one_workers_gradient(shards: list[Path], sa
 
 def test_shares_that_count_alike_would_not_do(shards: list[Path]) -> None:
     # The test above could not fail if uneven shares gave the same gradient without weights.
-    loader = TrainLoader(TokenStream(shards), context=8, samples_per_step=7, seed=0)
+    loader = TrainLoader([Part("all", None, shards)], context=8, samples_per_step=7, seed=0)
     model = GPT(CONFIG).initialise(1)
     losses, weights = [], []
     for rank in range(3):
@@ -71,3 +72,18 @@ def test_shares_that_count_alike_would_not_do(shards: list[Path]) -> None:
         losses.append(float(token_losses(model, batch.inputs_BT, batch.targets_BT).mean().detach()))
         weights.append(batch.weight)
     assert sum(losses) / 3 != pytest.approx(float(np.dot(losses, weights)), rel=1e-6)
+
+
+def test_views_teach_what_copies_teach_to_the_bit(shards: list[Path]) -> None:
+    ids = TrainLoader([Part("all", None, shards)], context=8, samples_per_step=7, seed=0).read(1, 0, 7)
+    batch = causal_lm(ids, target_tokens=56, context=8)
+    assert np.shares_memory(batch.inputs_BT.numpy(), ids)
+    gradients = []
+    for inputs, targets in (
+        (batch.inputs_BT, batch.targets_BT),
+        (batch.inputs_BT.contiguous(), batch.targets_BT.contiguous()),
+    ):
+        model = GPT(CONFIG).initialise(1)
+        token_losses(model, inputs, targets).mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

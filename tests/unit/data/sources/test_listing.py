@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sysconfig
 from collections.abc import Mapping
@@ -13,14 +12,12 @@ from typing import Any
 import pytest
 
 from orchestrator.data.sources import listing as sources
+from orchestrator.data.sources.globs import glob_regex
 from orchestrator.data.sources.listing import (
-    Bad,
     Listing,
     ListingTooSlowError,
     SourceFile,
-    glob_regex,
     list_sources,
-    read_documents,
     require_files,
     resolve_path,
 )
@@ -181,18 +178,47 @@ class TestWalk:
         (tree / "itself").symlink_to("itself")
         assert names({"path": str(tree)}) == before
 
-    def test_links_to_other_places_are_followed(self, tree: Path, tmp_path: Path) -> None:
+    def test_links_that_lead_out_are_refused_by_name(self, tree: Path, tmp_path: Path) -> None:
+        before = names({"path": str(tree)})
         (tmp_path / "else").mkdir()
         (tmp_path / "else" / "z.txt").touch()
         (tree / "linked").symlink_to(tmp_path / "else")
         (tree / "one.txt").symlink_to(tmp_path / "else" / "z.txt")
-        assert {"linked/z.txt", "one.txt"} <= set(names({"path": str(tree)}))
+        (tree / "sub" / "near.txt").symlink_to("../sub/../a.txt")
+        found = listing({"path": str(tree)})
+        assert sorted(f.relative for f in found.files) == sorted([*before, "sub/near.txt"])
+        assert [(r.file, r.reason) for r in found.refused] == [
+            ("linked", "a link that leads out of the source folder"),
+            ("one.txt", "a link that leads out of the source folder"),
+        ]
+
+    def test_a_source_that_is_a_link_itself_is_what_was_asked_for(self, tree: Path, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(tree)
+        assert names({"path": str(tmp_path / "link")}) == names({"path": str(tree)})
+
+    @pytest.mark.parametrize("row", [{"include": "../*.txt"}, {"exclude": ["a/../b"]}])
+    def test_a_glob_that_leads_out_is_refused(self, tree: Path, row: dict[str, Any]) -> None:
+        with pytest.raises(JobError, match="leads out of its folder"):
+            names({"path": str(tree), **row})
+
+    def test_a_folder_that_cannot_be_read_is_named(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = os.scandir
+
+        def scandir(folder: str) -> Any:
+            if folder.endswith("deep"):
+                raise PermissionError(13, "Permission denied")
+            return real(folder)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        found = listing({"path": str(tree)})
+        assert [str(r) for r in found.refused] == ["sub/deep/ (the folder cannot be read: Permission denied)"]
 
     def test_a_name_that_is_not_utf_8_has_a_hash_too(self, tmp_path: Path) -> None:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("text")
         found = listing({"path": str(tmp_path)})
         assert content_hash(found.rows())
-        assert list(read_documents(found.files[0], Source(path="x"))) == ["text"]
+        assert found.files[0].relative == "caf\\xe9.txt"
+        assert Path(found.files[0].path).read_text() == "text"
 
     @pytest.mark.parametrize("layout", ["flat", "nested"])
     def test_a_slow_listing_is_given_up(self, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,75 +253,67 @@ class TestPlaces:
             resolve_path(path, {})
         assert "${python:stdlib} and ${env:NAME}" in str(caught.value.fix)
 
-    @pytest.mark.parametrize("path", ["s3://bucket/x", "gs://bucket", "https://host/x.txt"])
-    def test_object_stores_are_refused(self, path: str) -> None:
+    @pytest.mark.parametrize("path", ["https://host/x.txt", "hdfs://host/x"])
+    def test_other_schemes_are_refused(self, path: str) -> None:
         with pytest.raises(JobError, match=rf"{path.partition(':')[0]}:// sources cannot be read"):
             resolve_path(path, {})
 
+    @pytest.mark.parametrize("path", ["s3://bucket/x", "gs://bucket/a/b"])
+    def test_object_stores_stay_as_they_are(self, path: str) -> None:
+        assert resolve_path(path, {}) == path
+        with pytest.raises(ListingTooSlowError):  # a plan asks no network
+            listing({"path": path}, limit_s=0.2)
 
-def read(raw: bytes, folder: Path, **source: str) -> list[str | Bad]:
-    path = folder / "file"
-    path.write_bytes(raw)
-    return list(read_documents(SourceFile(0, "file", str(path), len(raw), 0), Source(path="x", **source)))  # type: ignore[arg-type]
 
-
-class TestText:
+class TestFormats:
     @pytest.mark.parametrize(
-        ("raw", "document"),
+        ("name", "kind", "packing"),
         [
-            (b"one\r\ntwo\n", "one\r\ntwo\n"),
-            ("naïve 🚢\x00".encode(), "naïve 🚢\x00"),
-            (b"\xef\xbb\xbfwith a mark", "with a mark"),
-            (b"", Bad("file", "empty")),
-            (b" \n\t\n", Bad("file", "empty")),
-            (b"\xef\xbb\xbf", Bad("file", "empty")),
-            (b"good\xff\xfebad", Bad("file", "not UTF-8 at byte 4")),
-            ("utf-16".encode("utf-16"), Bad("file", "not UTF-8 at byte 0")),
+            ("a.txt", "text", None),
+            ("a.py.gz", "text", "gzip"),
+            ("a.jsonl", "jsonl", None),
+            ("a.JSONL.ZST", "jsonl", "zstd"),
+            ("a.ndjson.bz2", "jsonl", "bz2"),
+            ("a.csv", "csv", None),
+            ("a.tsv.gz", "tsv", "gzip"),
+            ("a.parquet", "parquet", None),
+            ("a.feather", "arrow", None),
+            ("a.arrow", "arrow", None),
+            ("a", "text", None),
         ],
     )
-    def test_a_file_is_one_document(self, tmp_path: Path, raw: bytes, document: str | Bad) -> None:
-        assert read(raw, tmp_path) == [document]
+    def test_auto_goes_by_the_ending(self, tmp_path: Path, name: str, kind: str, packing: str | None) -> None:
+        (tmp_path / name).touch()
+        (found,) = listing({"path": str(tmp_path)}).files
+        assert (found.format, found.packing) == (kind, packing)
 
-    def test_a_file_that_is_gone_is_bad(self, tmp_path: Path) -> None:
-        gone = SourceFile(0, "gone", str(tmp_path / "gone"), 1, 0)
-        assert list(read_documents(gone, Source(path="x"))) == [Bad("gone", "not readable: No such file or directory")]
+    def test_a_format_takes_its_packed_files_too(self, tmp_path: Path) -> None:
+        for name in ("a.csv", "b.csv.gz", "c.csv.zst", "d.txt"):
+            (tmp_path / name).touch()
+        assert names({"path": str(tmp_path), "format": "csv"}) == ["a.csv", "b.csv.gz", "c.csv.zst"]
 
+    def test_folders_of_a_saved_dataset_name_its_splits(self, tmp_path: Path) -> None:
+        for name in ("train", "dev", "test", "other"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "data-00000-of-00001.arrow").touch()
+        found = listing({"path": str(tmp_path), "format": "huggingface"}).files
+        assert {f.relative.split("/")[0]: f.split for f in found} == {
+            "train": "train",
+            "dev": "validation",
+            "test": "test",
+            "other": None,
+        }
 
-class TestJsonl:
-    def test_each_line_is_a_document_or_bad_by_its_number(self, tmp_path: Path) -> None:
-        lines = [
-            json.dumps({"text": "one\nline, naïve"}),
-            "",
-            '{"text": "two\\u2028lines"}',
-            "not json",
-            '{"txt": "x"}',
-            '{"text": 3}',
-            '["text"]',
-            '{"text": " "}',
-            '{"text": "half a pair: \\ud83d"}',
-            "[" * 100_000,
+    def test_evaluation_sets_are_listed_beside(self, tree: Path) -> None:
+        data = Data(
+            sources=[Source(path=f"{tree}/*.md")],
+            deduplicate={"against": [f"{tree}/sub", {"path": f"{tree}/tests"}]},  # type: ignore[arg-type]
+        )
+        found = list_sources(data, {})
+        assert [(f.source, f.relative) for f in found.against] == [
+            (0, "c.txt"),
+            (0, "deep/d.txt"),
+            (0, "tests/f.txt"),
+            (1, "e.txt"),
         ]
-        raw = "\r\n".join(lines).encode() + b'\n\xff\n{"text": "last"}'
-        assert read(raw, tmp_path, format="jsonl") == [
-            "one\nline, naïve",
-            "two\u2028lines",
-            Bad("file:4", "not JSON"),
-            Bad("file:5", "no text in the field 'text'"),
-            Bad("file:6", "no text in the field 'text'"),
-            Bad("file:7", "no text in the field 'text'"),
-            Bad("file:8", "empty"),
-            Bad("file:9", "a lone surrogate in the text"),
-            Bad("file:10", "not JSON"),
-            Bad("file:11", "not UTF-8 at byte 0"),
-            "last",
-        ]
-
-    def test_the_field_can_be_named(self, tmp_path: Path) -> None:
-        assert read(b'{"text": "a", "body": "b"}\n', tmp_path, format="jsonl", text="body") == ["b"]
-
-    def test_a_mark_at_the_beginning_is_no_text(self, tmp_path: Path) -> None:
-        assert read(b'\xef\xbb\xbf{"text": "a"}\n', tmp_path, format="jsonl") == ["a"]
-
-    @pytest.mark.parametrize("raw", [b"", b"\n \n"])
-    def test_a_file_without_lines_is_bad(self, tmp_path: Path, raw: bytes) -> None:
-        assert read(raw, tmp_path, format="jsonl") == [Bad("file", "empty")]
+        assert [f.relative for f in found.files] == ["b.md"]
