@@ -293,7 +293,7 @@ class Data(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Data:
         if bool(self.sources) == bool(self.datasets):
-            raise ValueError("give either sources or datasets")
+            raise ValueError("give either data.sources or data.datasets")
         names = self.part_names
         if len(set(names)) < len(names):
             raise ValueError(f"names of sources and datasets must differ; there are {', '.join(sorted(names))}")

@@ -76,7 +76,7 @@ def test_a_wrong_type_is_refused(tiny_job: MakeJob, override: str, problem: str)
         ("train.checkpoint.keep_last=0", "greater than or equal to 1"),
         ("train.precision=fp16", "'fp32' or 'bf16'"),
         ("train.objective=masked", "'causal-lm'"),
-        ("data.sources=[]", "give either sources or datasets"),
+        ("data.sources=[]", "give either data.sources or data.datasets"),
         ('data.sources=[{path: ""}]', "at least 1 character"),
         ("data.split.validation=1.0", "less than 1"),
         ("data.split.test=-0.1", "greater than or equal to 0"),

@@ -66,10 +66,25 @@ def _value(value: Any, name: str, kind: str, size: int | None) -> Any:
         return _number(value, name, kind)
     if not isinstance(value, (list, tuple, np.ndarray)):
         raise RowError(f"{name} is {type_name(value)}, not a list of {size}")
+    if (numbers := _all_at_once(value, kind, size)) is not None:
+        return numbers
     flat = list(_flat(value))
     if len(flat) != size:
         raise RowError(f"{name} holds {len(flat)} numbers, not {size}")
     return [_number(entry, f"{name}[{i}]", kind) for i, entry in enumerate(flat)]
+
+
+def _all_at_once(value: Any, kind: str, size: int) -> list[Any] | None:
+    """The numbers, if every check passes for all of them together; else the caller looks for the one at fault."""
+    try:
+        numbers = np.asarray(value)
+    except (ValueError, OverflowError):
+        return None
+    if numbers.size != size or numbers.dtype.kind not in ("iu" if kind == "int64" else "iuf"):
+        return None
+    if numbers.dtype == np.uint64 or not (np.abs(numbers.astype(np.float64)) <= _FLOAT32_MAX).all():
+        return None
+    return list(numbers.reshape(-1).tolist())
 
 
 def _flat(values: Any) -> Iterable[Any]:

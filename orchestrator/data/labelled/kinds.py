@@ -80,4 +80,5 @@ def labelled_kind(data: Data, known: TokenizerFacts | None = None) -> LabelledKi
 
 def total_lengths(columns: Columns, *names: str) -> npt.NDArray[np.int64]:
     """Lengths of list columns, summed by row."""
-    return np.sum([[len(row) for row in columns[name]] for name in names], axis=0, dtype=np.int64)
+    lengths = zip(*([len(row) for row in columns[name]] for name in names), strict=True)
+    return np.array([sum(row) for row in lengths], dtype=np.int64)

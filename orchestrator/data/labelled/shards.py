@@ -88,7 +88,9 @@ class RowShard:
         found = self._column(column)
         if found.offsets is None:
             value = found.values[number]
-            return value.as_py() if isinstance(value, pa.Scalar) else value
+            if isinstance(value, pa.Scalar):
+                return value.as_py()
+            return value if isinstance(value, np.ndarray) else value.item()
         own = found.values[found.offsets[number] : found.offsets[number + 1]]
         return own.to_pylist() if isinstance(own, pa.Array) else own
 

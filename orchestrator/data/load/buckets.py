@@ -1,8 +1,8 @@
 """Batches of rows of nearly equal length, for labelled data: little padding, another order each epoch. Pure.
 
 Rows are sorted by length and cut into windows of a few batches; an epoch permutes the rows of each window, cuts the
-sequence into batches, and permutes the batches. Any batch is found in O(batch) by its number; the order is a function of
-(seed, epoch), never of the world size. Every row comes exactly once an epoch; where rows do not fill the last batch,
+sequence into batches, and permutes the batches. Any batch is found in O(batch) by its number; the order is a function
+of (seed, epoch), never of the world size. Every row comes exactly once an epoch; where rows do not fill the last batch,
 one batch of the epoch is short.
 """
 

