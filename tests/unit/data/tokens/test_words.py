@@ -91,13 +91,12 @@ def test_characters_are_cut_as_the_library_cuts_it(name: str) -> None:
     assert_same(name, ["".join(probes[i : i + 8]) for i in range(0, len(probes), 8)])
 
 
-PIECES = st.sampled_from(
-    (
-        "'s 'S 'ſ 'll ' a É ß 1 23 4567 ² ٣ Ⅷ 𝟘 𝐀 𐌰 漢 。 」 ！ … ! ... — 🚢 [SEP] [CLS] ##a Ġ def _x Ａ ﬁ İ Σ "
-        f"\u0301 \u200d \x00 \ufeff \u00ad {END_OF_TEXT}"
-    ).split(" ")
-    + [" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\x1c", "\x85", " return"]  # noqa: RUF005
+SPELLED = (
+    "'s 'S 'ſ 'll ' a É ß 1 23 4567 ² ٣ Ⅷ 𝟘 𝐀 𐌰 漢 。 」 ！ … ! ... — 🚢 [SEP] [CLS] ##a Ġ def _x Ａ ﬁ İ Σ "
+    f"\u0301 \u200d \x00 \ufeff \u00ad {END_OF_TEXT}"
 )
+SPACES = [" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\x1c", "\x85", " return"]
+PIECES = st.sampled_from([*SPELLED.split(" "), *SPACES])
 
 
 @given(st.lists(st.one_of(PIECES, st.text(st.characters(codec="utf-8"), max_size=6)), max_size=14).map("".join))

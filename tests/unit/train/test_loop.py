@@ -1,0 +1,132 @@
+"""The loop: what is read ahead is what the step asks for, its metrics, and its ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.checkpoint.layout import Progress
+from orchestrator.data.load.loader import TrainLoader
+from orchestrator.data.load.mixture import Part
+from orchestrator.data.shards import write_shard
+from orchestrator.errors import TrainError
+from orchestrator.job import JobSpec
+from orchestrator.track import metrics
+from orchestrator.train.engine import StepStats
+from orchestrator.train.loop import Batching, Loop
+from orchestrator.train.objectives import MicroBatch
+
+
+class Alone:
+    rank, num_ranks = 0, 1
+
+    def sum(self, *numbers: float) -> list[float]:
+        return list(numbers)
+
+
+@dataclass
+class Engine:
+    """Keeps what it is given."""
+
+    losses: dict[int, float] = field(default_factory=dict)
+    steps: list[list[list[int]]] = field(default_factory=list)
+
+    def step(self, micro_batches: Sequence[MicroBatch], *, learning_rate: float) -> StepStats:
+        self.steps.append([row for batch in micro_batches for row in batch.targets_BT.tolist()])
+        return StepStats(self.losses.get(len(self.steps), 1.0), 1.0)
+
+
+@dataclass
+class Hooks:
+    stop_after: int | None = None
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    saved: list[int] = field(default_factory=list)
+
+    def on_step(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+
+    def save(self, progress: Progress) -> None:
+        self.saved.append(progress.step)
+
+    def stop_requested(self) -> bool:
+        return self.stop_after is not None and len(self.lines) + 1 >= self.stop_after
+
+
+def loader_of(folder: Path, weights: Sequence[float | None] = (None,)) -> TrainLoader:
+    parts = []
+    for i, weight in enumerate(weights):
+        path = folder / f"{i}.arrow"
+        write_shard(path, [np.random.default_rng(i).integers(0, 99, 600, dtype=np.uint16)])
+        parts.append(Part(f"part-{i}", weight, [path]))
+    return TrainLoader(parts, context=16, samples_per_step=8, seed=1)
+
+
+def loop_of(job: JobSpec, loader: TrainLoader, *, engine: Engine, hooks: Hooks) -> Loop:
+    return Loop(engine, Alone(), job.training, Batching(8, 3, 3), loader, None, hooks)  # type: ignore[arg-type]
+
+
+def running() -> bool:
+    return any(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+def test_each_step_trains_on_its_samples_from_any_step_on(tmp_path: Path, tiny_job: Callable[..., JobSpec]) -> None:
+    expected = [loader_of(tmp_path).read(step, 0, 8)[:, 1:].tolist() for step in range(1, 11)]
+    for first in (0, 4):
+        engine, hooks = Engine(), Hooks()
+        loop = loop_of(tiny_job(), loader_of(tmp_path), engine=engine, hooks=hooks)
+        assert loop.run(Progress(step=first)).step == 10
+        assert engine.steps == expected[first:]
+        assert [line[metrics.STEP] for line in hooks.lines] == list(range(first + 1, 11))
+        assert {line[metrics.DATA_READ] for line in hooks.lines} == {8 * 17 * 2}
+        assert not any(name.startswith("data/tokens/") for line in hooks.lines for name in line)
+        assert not running()
+
+
+def test_each_part_of_a_mixture_has_its_metrics(tmp_path: Path, tiny_job: Callable[..., JobSpec]) -> None:
+    hooks, later = Hooks(), Hooks()
+    loop_of(tiny_job(), loader_of(tmp_path, [3.0, 1.0]), engine=Engine(), hooks=hooks).run(Progress())
+    last = hooks.lines[-1]
+    assert (last["data/tokens/part-0"], last["data/tokens/part-1"]) == (960, 320)
+    assert last["data/tokens/part-0"] + last["data/tokens/part-1"] == last[metrics.TOKENS]
+    assert last["data/epoch/part-0"] == pytest.approx(960 / (37 * 16), abs=1e-4)
+    loop_of(tiny_job(), loader_of(tmp_path, [3.0, 1.0]), engine=Engine(), hooks=later).run(Progress(step=6))
+    names = [name for name in last if name.startswith("data/tokens/")]
+    assert [[line[n] for n in names] for line in later.lines] == [[line[n] for n in names] for line in hooks.lines[6:]]
+
+
+def test_a_stop_is_saved_and_leaves_no_thread(tmp_path: Path, tiny_job: Callable[..., JobSpec]) -> None:
+    hooks = Hooks(stop_after=3)
+    loop = loop_of(tiny_job(), loader_of(tmp_path), engine=Engine(), hooks=hooks)
+    assert loop.run(Progress()).step == 3
+    assert hooks.saved[-1] == 3
+    assert not running()
+
+
+def test_a_loss_that_is_no_number_ends_the_loop_and_its_thread(
+    tmp_path: Path, tiny_job: Callable[..., JobSpec]
+) -> None:
+    engine = Engine(losses={2: float("nan")})
+    with pytest.raises(TrainError, match="the loss of step 2 is nan"):
+        loop_of(tiny_job(), loader_of(tmp_path), engine=engine, hooks=Hooks()).run(Progress())
+    assert not running()
+
+
+def test_what_reading_raises_comes_out_at_its_step(tmp_path: Path, tiny_job: Callable[..., JobSpec]) -> None:
+    class Failing(TrainLoader):
+        def read(self, step: int, first: int, last: int) -> np.ndarray:
+            if step == 3:
+                raise OSError("the disk is gone")
+            return super().read(step, first, last)
+
+    loader, hooks = loader_of(tmp_path), Hooks()
+    loader.__class__ = Failing
+    with pytest.raises(OSError, match="the disk is gone"):
+        loop_of(tiny_job(), loader, engine=Engine(), hooks=hooks).run(Progress())
+    assert [line[metrics.STEP] for line in hooks.lines] == [1, 2]
+    assert not running()
