@@ -43,7 +43,7 @@ def dataset_hash(
     relative path, bytes, modification time (ns). The sequence length is no part of it: shards are one flat stream. Nor
     are the place of the sources, their weights, and what is only a limit.
     """
-    data = job.data.model_dump(mode="json", exclude={"curriculum", "max_rejected", "datasets"})
+    data = job.data.model_dump(mode="json", exclude={"curriculum", "max_rejected", "cache_bytes", "datasets"})
     places = {"path", "include", "exclude", "weight", "name"}
     data["sources"] = [{k: v for k, v in source.items() if k not in places} for source in data["sources"]]
     for evaluation in data["deduplicate"]["against"]:

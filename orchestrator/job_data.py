@@ -274,6 +274,8 @@ class Data(Section):
     """text: note where sentences end, which next-sentence prediction needs."""
     max_document_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 << 20
     """A longer text file is read as several documents, cut at line ends; a longer row is rejected."""
+    cache_bytes: Positive = 64 << 30
+    """Shards of datasets on an object store are kept on the local disk while they are used: at most this much."""
     max_rejected: NotNegative = 1000
     """Rows and files that cannot be read are named in `rejected.jsonl`; more than this many stop the stage."""
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.load.mixture import Part
 from orchestrator.data.sources.listing import is_remote
 from orchestrator.errors import DataError
-from orchestrator.job_data import Data
 from orchestrator.store import verify_folder
 
 _DEEP_LIMIT_BYTES = 2 << 30
@@ -56,15 +54,6 @@ class Dataset:
     def shard_paths(self, split: str) -> list[Path]:
         """The shards of a split, in stream order."""
         return [self.path / row["path"] for row in self.shard_rows(split)]
-
-    def parts(self, split: str, data: Data) -> list[Part]:
-        """The shards of a split by source, or by dataset of a mixture, with the weights that a job gives them."""
-        weights = [s.weight for s in data.sources] + [d.weight for d in data.datasets]
-        rows = self.shard_rows(split)
-        return [
-            Part(name, weight, [self.path / r["path"] for r in rows if r["source"] == number])
-            for number, (name, weight) in enumerate(zip(data.part_names, weights, strict=True))
-        ]
 
     @property
     def ledger_paths(self) -> list[Path]:

@@ -123,7 +123,7 @@ class _Preparation:
             [Origin(p.file.source, p.file.relative, base) for p, base in zip(unit, own, strict=True)]
             for unit, own in zip(self.units, bases, strict=True)
         ]
-        settings = Tokenising(self.data, decision, text, labels)
+        settings = Tokenising(self.data, decision, text, known, labels)
         inputs = [(i, self.work.unit("sift", i), own, settings) for i, own in enumerate(origins)]
         tokenised = self.work.run("tokenise", tokenise_unit, inputs)
         findings = Findings(self.data, self.listing, self.units, origins, reads, sifts, tokenised, known, labels)
@@ -146,7 +146,9 @@ class _Preparation:
 
         if refused > self.data.max_rejected:
             check(0, {"rejected_count": 0, "rejected": []})
-        reads = self.work.run("read", read_unit, [(unit, self.data) for unit in self.units], check=check)
+        known = self._given_tokenizer()[1] if self.data.tokenizer.path else None
+        inputs = [(unit, self.data, known) for unit in self.units]
+        reads = self.work.run("read", read_unit, inputs, check=check)
         if rejected:
             named = [str(r) for r in self.listing.refused]
             for i, result in enumerate(reads):
@@ -220,19 +222,26 @@ class _Preparation:
 
     def _tokenizer(self, decision: SplitDecision, sifts: list[dict[str, Any]]) -> tuple[str, TokenizerFacts]:
         asked = self.data.tokenizer
-        template = None
-        if self.data.kind in ("chat", "preference") or asked.chat_template:
-            from orchestrator.data.tokens.chat import template_source
-
-            template = template_source(asked.chat_template, environment())
         if asked.path:
-            given = read_given(Path(resolve_path(asked.path, environment())))
-            return given.text, given.facts(chat_template=template)
+            return self._given_tokenizer()
         share = min(1.0, asked.sample_bytes / max(1, sum(s["text_bytes"] for s in sifts)))
         inputs = [(self._folders("sift"), self.data, decision, share)]
         self.work.run("tokenizer", train_unit, inputs)
         text = (self.work.unit("tokenizer", 0) / "tokenizer.json").read_text(encoding="utf-8")
-        return text, facts(text, chat_template=template)
+        return text, facts(text, chat_template=self._chat_template())
+
+    def _given_tokenizer(self) -> tuple[str, TokenizerFacts]:
+        given = read_given(Path(resolve_path(str(self.data.tokenizer.path), environment())))
+        return given.text, given.facts(chat_template=self._chat_template())
+
+    def _chat_template(self) -> str | None:
+        """What the job asks for; chats of a tokenizer that is trained here are ChatML."""
+        asked = self.data.tokenizer.chat_template
+        if asked is None and (self.data.tokenizer.path or self.data.kind not in ("chat", "preference")):
+            return None
+        from orchestrator.data.tokens.chat import template_source
+
+        return template_source(asked or "chatml", environment())
 
     def _shard_files(self, tokenised: list[dict[str, Any]]) -> list[tuple[Path, str]]:
         files = []

@@ -14,6 +14,7 @@ from orchestrator.data.dataset import Dataset, open_dataset
 from orchestrator.data.load.loader import TrainLoader
 from orchestrator.data.load.order import deal, permute
 from orchestrator.data.reading import read_back
+from orchestrator.data.shelf import parts_at_hand
 from orchestrator.data.splits import TRAIN
 from orchestrator.errors import DataError, JobError
 from orchestrator.job import JobSpec
@@ -131,14 +132,15 @@ def sample(dataset: Dataset, *, split: str, count: int, seed: int) -> list[dict[
 def order(job: JobSpec, dataset: Dataset, *, first: int, last: int, workers: int) -> Iterator[dict[str, Any]]:
     """The sample ids that each rank reads in steps [first, last), counted from 0."""
     samples_per_step = job.training.batch_tokens // job.model.context
-    loader = TrainLoader(
-        dataset.parts(TRAIN, job.data),
-        context=job.model.context,
-        samples_per_step=samples_per_step,
-        seed=job.training.seed,
-        curriculum=job.data.curriculum,
-    )
-    for step in range(first, last):
-        ids = loader.sample_ids(step + 1, 0, samples_per_step)
-        cuts = [deal(len(ids), rank, workers) for rank in range(workers)]
-        yield {"step": step, "ranks": [ids[a:b].tolist() for a, b in cuts]}
+    with parts_at_hand(dataset, TRAIN, job.data) as parts:
+        loader = TrainLoader(
+            parts,
+            context=job.model.context,
+            samples_per_step=samples_per_step,
+            seed=job.training.seed,
+            curriculum=job.data.curriculum,
+        )
+        for step in range(first, last):
+            ids = loader.sample_ids(step + 1, 0, samples_per_step)
+            cuts = [deal(len(ids), rank, workers) for rank in range(workers)]
+            yield {"step": step, "ranks": [ids[a:b].tolist() for a, b in cuts]}

@@ -28,8 +28,8 @@ from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint, read_c
 from orchestrator.checkpoint.writer import CheckpointWriter
 from orchestrator.data.dataset import Dataset, open_dataset
 from orchestrator.data.load.loader import TrainLoader
-from orchestrator.data.load.mixture import Part
 from orchestrator.data.load.stream import Samples, TokenStream
+from orchestrator.data.shelf import parts_at_hand
 from orchestrator.data.splits import TRAIN, VALIDATION
 from orchestrator.errors import SlipwayError
 from orchestrator.job import JobSpec
@@ -61,7 +61,7 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
         SlipwayError: what went wrong and what to do; nothing is half-written.
     """
     startup = Startup(launched_at or time.time())
-    with attempt.working():
+    with attempt.working(), contextlib.ExitStack() as leases:
         job, dataset_path = read_run(run)
         dataset = open_dataset(dataset_path, verify=False)
         torch.set_num_threads(job.training.workers.cpus)
@@ -69,7 +69,7 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
         checkpoint = _agree_on_checkpoint(run, group)
         if checkpoint is not None and checkpoint.step >= job.training.steps:
             return checkpoint.progress
-        parts = _assemble(job, dataset, group)
+        parts = _assemble(job, dataset, group, leases)
         startup.mark("engine_s")
         progress = parts.saver(run, attempt).restore(checkpoint) if checkpoint else Progress()
         startup.mark("restore_s")
@@ -120,13 +120,22 @@ class _Parts:
         )
 
 
-def _assemble(job: JobSpec, dataset: Dataset, group: TorchGroup) -> _Parts:
+def _assemble(job: JobSpec, dataset: Dataset, group: TorchGroup, leases: contextlib.ExitStack) -> _Parts:
+    """Data and engine of a rank; shards that had to be fetched stay in the cache as long as `leases` holds."""
     context = job.model.context
     samples_per_step = job.training.batch_tokens // context
     micro_batch, accumulation = cut_step(job, group.num_ranks)
-    parts = [Part(TRAIN, None, dataset.shard_paths(TRAIN))]
-    loader = TrainLoader(parts, context=context, samples_per_step=samples_per_step, seed=job.training.seed)
-    validation = Samples(TokenStream(dataset.shard_paths(VALIDATION)), context) if dataset.tokens(VALIDATION) else None
+    loader = TrainLoader(
+        leases.enter_context(parts_at_hand(dataset, TRAIN, job.data)),
+        context=context,
+        samples_per_step=samples_per_step,
+        seed=job.training.seed,
+        curriculum=job.data.curriculum,
+    )
+    validation = None
+    if dataset.tokens(VALIDATION):
+        parts = leases.enter_context(parts_at_hand(dataset, VALIDATION, job.data))
+        validation = Samples(TokenStream([path for part in parts for path in part.shard_paths]), context)
     config = job.model.config(dataset.vocab_size)
     engine = DeepSpeedEngine(config, job.training, group=group, micro_batch=micro_batch, accumulation=accumulation)
     probe = loader.read(1, 0, min(_PROBE_SAMPLES, samples_per_step))[:, : min(_PROBE_TOKENS, context)]

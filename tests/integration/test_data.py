@@ -18,7 +18,9 @@ from harness import Result, Runner
 
 from orchestrator.data.dataset import Dataset, open_dataset
 from orchestrator.data.find import find
+from orchestrator.data.load.stream import TokenStream, samples_in
 from orchestrator.data.reading import read_back
+from orchestrator.data.shelf import parts_at_hand
 from orchestrator.data.show import order, sample, show, verify
 from orchestrator.errors import DataError
 from orchestrator.job import JobSpec
@@ -290,12 +292,11 @@ def test_weights_share_out_the_samples(prepare: Prepare, store: Store, tmp_path:
     rest = {"model": {"context": 16}, "train": {"steps": 100, "batch_tokens": 320}}
     made = prepare(data, **rest)
     dataset = open_in(store, made)
-    first_of_b = dataset.parts("train", job_of(data, tmp_path, **rest).data)
-    assert [part.name for part in first_of_b] == ["a", "b"]
-    rows = list(order(job_of(data, tmp_path, **rest), dataset, first=0, last=100, workers=2))
-    from orchestrator.data.load.stream import TokenStream, samples_in
-
-    border = samples_in(len(TokenStream(first_of_b[0].shard_paths)), 16)
+    job = job_of(data, tmp_path, **rest)
+    rows = list(order(job, dataset, first=0, last=100, workers=2))
+    with parts_at_hand(dataset, "train", job.data) as parts:
+        assert [part.name for part in parts] == ["a", "b"]
+        border = samples_in(len(TokenStream(parts[0].shard_paths)), 16)
     shares = [sum(i >= border for rank in row["ranks"] for i in rank) / 20 for row in rows]
     assert shares[:40] == [1.0] * 40
     assert sum(shares[40:]) / 60 == pytest.approx(0.75, abs=0.01)

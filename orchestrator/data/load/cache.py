@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.errors import DataError
+from orchestrator.store import sha256_file
 
 _SHARD, _PART, _LOCK = ".shard", ".part", ".lock"
 
@@ -107,8 +107,7 @@ class ShardCache:
 
 def _verify(uri: str, path: Path, size_bytes: int, sha256: str) -> None:
     found_bytes = _size_bytes(path)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_file(path)
     if (found_bytes, found) != (size_bytes, sha256):
         raise DataError(
             f"{uri} is not the shard of its manifest: {size_bytes} bytes with SHA-256 {sha256} are asked for, "

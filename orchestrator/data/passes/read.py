@@ -17,6 +17,7 @@ from orchestrator.data.refine.minhash import signature
 from orchestrator.data.refine.privacy import Scrubber
 from orchestrator.data.sources.listing import SourceFile, is_remote
 from orchestrator.data.sources.rows import Part, read_rows
+from orchestrator.data.tokens.facts import TokenizerFacts
 from orchestrator.data.values import Record, Rejected, Row, RowError
 from orchestrator.job_data import Data, Near, Privacy, Source
 
@@ -63,13 +64,13 @@ class _Tally:
             self.rejected.append({"part": number, "row": rejected.row, "reason": rejected.reason})
 
 
-def read_unit(folder: Path, unit: list[Part], data: Data) -> dict[str, Any]:
-    """Read, clean and note one unit; what cannot be read is counted and named.
+def read_unit(folder: Path, unit: list[Part], data: Data, known: TokenizerFacts | None) -> dict[str, Any]:
+    """Read, clean and note one unit; what cannot be read is counted and named. `known`: a tokenizer that was given.
 
     Raises:
         DataError: a file changed or vanished while it was read.
     """
-    reader = _Reader(data)
+    reader = _Reader(data, known)
     with ExitStack() as stack:
         writer = stack.enter_context(DocumentWriter(folder))
         signatures = stack.enter_context((folder / "signatures").open("wb")) if reader.near else None
@@ -96,14 +97,14 @@ def read_unit(folder: Path, unit: list[Part], data: Data) -> dict[str, Any]:
 class _Reader:
     """Rows to documents, by the settings of one job."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, known: TokenizerFacts | None) -> None:
         self._data = data
         self._cleaner = Cleaner(data.clean)
         self._kind: LabelledKind | None = None
         if data.kind != "text":
             from orchestrator.data.labelled.kinds import labelled_kind
 
-            self._kind = labelled_kind(data)
+            self._kind = labelled_kind(data, known)
         near = data.deduplicate.near
         self.near: Near | None = None if near == "off" else near
         self._scrubber = sample_scrubber(data.privacy)

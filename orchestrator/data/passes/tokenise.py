@@ -16,6 +16,7 @@ from orchestrator.data.ledger import KEPT, Entry, Origin, removed_entries, write
 from orchestrator.data.passes.sift import split_digest
 from orchestrator.data.shards import write_shard
 from orchestrator.data.splits import TRAIN, SplitDecision
+from orchestrator.data.tokens.facts import TokenizerFacts
 from orchestrator.data.tokens.tokenizer import Encoder
 from orchestrator.data.tokens.train import train_tokenizer
 from orchestrator.job_data import Data
@@ -35,6 +36,7 @@ class Tokenising:
     data: Data
     decision: SplitDecision
     tokenizer: str
+    known: TokenizerFacts
     labels: list[str]
 
 
@@ -133,7 +135,7 @@ class _Writer:
 
     def __init__(self, folder: Path, number: int, origins: list[Origin], settings: Tokenising) -> None:
         self._folder, self._number, self._origins, self._settings = folder, number, origins, settings
-        self._encoder = Encoder(settings.tokenizer)
+        self._encoder = Encoder(settings.tokenizer, settings.known)
         self.shards: dict[str, _Shards] = {}
         self.entries: list[Entry] = []
         self.text_bytes: dict[str, int] = {}

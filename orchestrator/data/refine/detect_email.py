@@ -19,7 +19,7 @@ _LOCAL_LATIN = re.compile(rf"[{_LATIN}._%+\-]{{1,{_LOCAL_LIMIT + 1}}}")
 _LOCAL_ANY = re.compile(rf"[\w.%+\-]{{1,{_LOCAL_LIMIT + 1}}}")
 _DOMAIN_LATIN = re.compile(rf"(?:{_LABEL}\.){{1,8}}(?:xn--[A-Za-z0-9-]{{2,59}}|[A-Za-z]{{2,24}})(?![A-Za-z0-9_])")
 _DOMAIN_ANY = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?!\w)")
-_SPACED_LOCAL = re.compile(r"[\w+\-]{1,64}(?: [._-] [\w+\-]{1,64}){0,2} \Z")
+_SPACED_LOCAL = re.compile(r"(?:[\w+\-]{1,64} [._-] ){0,3}(?:[A-Za-z]{1,32} [0-9]{1,8}|[\w+\-]{1,64}) \Z")
 _SPACED_DOMAIN = re.compile(
     r" [\w-]{1,63}(?: [.-] [\w-]{1,63}){0,4} \. (?:com|net|org|edu|gov|mil|int|info|biz|co|io|[a-df-z][a-z])(?![\w])"
 )

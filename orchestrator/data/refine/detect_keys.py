@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections import Counter
 from collections.abc import Iterator
 
@@ -17,11 +18,11 @@ _PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
         # GitHub (ghp_ ... and fine-grained), Stripe, Hugging Face, npm
-        rf"_(?:(?<={_EDGE}gh[pousr]_)[A-Za-z0-9]{{36,251}}|(?<={_EDGE}github_)pat_[A-Za-z0-9]{{22}}_[A-Za-z0-9]{{59}}"
+        rf"_(?=[A-Za-z0-9]{{16}}|pat_|live_|test_)(?:(?<={_EDGE}gh[pousr]_)[A-Za-z0-9]{{36,251}}|(?<={_EDGE}github_)pat_[A-Za-z0-9]{{22}}_[A-Za-z0-9]{{59}}"
         rf"|(?<={_EDGE}[sr]k_)(?:live|test)_[A-Za-z0-9]{{16,247}}|(?<={_EDGE}hf_)[A-Za-z0-9]{{30,64}}"
         rf"|(?<={_EDGE}npm_)[A-Za-z0-9]{{36}})(?![A-Za-z0-9])",
         # GitLab, Slack, Anthropic, OpenAI, PyPI
-        rf"-(?:(?<={_EDGE}glpat-)[\w-]{{20,64}}|(?<={_EDGE}xox[abeoprs]-)(?=[\w-]*\d)[A-Za-z0-9-]{{20,250}}"
+        rf"-(?=[\w-]{{16}})(?:(?<={_EDGE}glpat-)[\w-]{{20,64}}|(?<={_EDGE}xox[abeoprs]-)(?=[\w-]*\d)[A-Za-z0-9-]{{20,250}}"
         rf"|(?<={_EDGE}sk-)(?=[\w-]{{0,40}}\d)(?:ant|proj|svcacct|admin)-[\w-]{{20,250}}|(?<={_EDGE}sk-)[A-Za-z0-9]{{32,128}}"
         rf"|(?<={_EDGE}pypi-)AgE[\w-]{{50,250}})(?![A-Za-z0-9])",
         # AWS access key ids, Google
@@ -29,15 +30,18 @@ _PATTERNS = tuple(
         # SendGrid, Twilio
         r"S(?<![A-Za-z0-9]S)(?:G\.[\w-]{22}\.[\w-]{43}|K[0-9a-f]{32})(?![\w-])",
         # JSON Web Tokens: RFC 7519; `eyJ` is base64url of `{"`
-        r"eyJ(?<![\w-]eyJ)[\w-]{8,4000}\.eyJ[\w-]{8,8000}\.[\w-]{16,1000}",
+        r"J(?<=(?<![\w-])eyJ)[\w-]{8,4000}\.eyJ[\w-]{8,8000}\.[\w-]{16,1000}",
     )
 )
-_PREFIX = re.compile(r"[A-Za-z]+\Z")
-_BEARER = re.compile(r"earer (?<=[Bb]earer )([A-Za-z0-9._~+/-]{16,4000}=*)(?![\w<$])")
-_BASIC = re.compile(r"uthorization['\"]?[:=] ?['\"]?(?i:basic|token) ([A-Za-z0-9._~+/-]{12,4000}=*)(?![\w<$])")
+_LONGEST_PREFIX = 8
+_LETTERS = string.ascii_letters
+_BEARER = re.compile(r"B(?=e)earer ([A-Za-z0-9._~+/-]{16,4000}=*)(?![\w<$])")
+_BASIC = re.compile(
+    r"z(?<=uthoriz)ation['\"]?[:=] ?['\"]?(?i:basic|token|bearer) ([A-Za-z0-9._~+/-]{12,4000}=*)(?![\w<$])"
+)
 _URL_PASSWORD = re.compile(r"://[^/\s:@<>\"']{1,64}:([^/\s:@<>\"'${}]{8,128})@")
 _ASSIGNED = tuple(
-    re.compile(rf"{sign}(?= ?[\"'`]?([A-Za-z0-9+/_=-]{{16,512}})(?![A-Za-z0-9(.\[<$@]))") for sign in ("=", ":")
+    re.compile(rf"{sign}(?= ?[\"'`]?([A-Za-z0-9+/_-]{{16,512}}={{0,2}})(?![A-Za-z0-9(.\[<$@]))") for sign in ("=", ":")
 )
 _SECRET_NAME = re.compile(
     r"(?:api[_-]?key|secret|token|passw(?:or)?d|pwd|credential|access[_-]?key|private[_-]?key)[\w-]{0,24}"
@@ -49,24 +53,24 @@ _NAME_LIMIT = 64
 
 def api_keys(text: str) -> Iterator[tuple[int, int]]:
     """The (start, end) of each key or token; they may overlap."""
-    for pattern in _PATTERNS:
-        for match in pattern.finditer(text):
-            start = match.start()
-            if text[start] in "_-":  # the pattern began at the end of its prefix
-                prefix = _PREFIX.search(text, max(0, start - 8), start)
-                start = start if prefix is None else prefix.start()
-            yield start, match.end()
+    yield from _of_known_services(text)
     for pattern in (_BEARER, _BASIC):
-        for match in pattern.finditer(text):
-            if any(c.isdigit() for c in match[1]):
-                yield match.span(1)
-    for match in _URL_PASSWORD.finditer(text):
-        if _looks_random(match[1], 3.0):
-            yield match.span(1)
+        yield from (match.span(1) for match in pattern.finditer(text) if any(c.isdigit() for c in match[1]))
+    yield from (match.span(1) for match in _URL_PASSWORD.finditer(text) if _looks_random(match[1], 3.0))
     for pattern in _ASSIGNED:
         for match in pattern.finditer(text):
             if _looks_random(match[1], 3.3) and _is_secret_name(text, match.start()):
                 yield match.span(1)
+
+
+def _of_known_services(text: str) -> Iterator[tuple[int, int]]:
+    for pattern in _PATTERNS:
+        for match in pattern.finditer(text):
+            start = match.start()
+            if text[start] in "_-J":  # the pattern began at the end of its prefix
+                first = max(0, start - _LONGEST_PREFIX)
+                start = first + len(text[first:start].rstrip(_LETTERS))
+            yield start, match.end()
 
 
 def _looks_random(value: str, bits_per_character: float) -> bool:

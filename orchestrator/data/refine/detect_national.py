@@ -72,26 +72,50 @@ _END = r"(?! [0-9])"
 """Around groups that are separated by spaces: no further group, as in a row of numbers."""
 _IDS = {
     "us_ssn": _Id(r"[0-9]{3}-[0-9]{2}-[0-9]{4}", r"ssn|ss#|social security(?: number| no)?", r"[0-9]{9}", _is_ssn),
-    "gb_nino": _Id(r"[A-Z]{2} [0-9]{2} [0-9]{2} [0-9]{2} [A-D]", r"nino|ni|national insurance", r"[A-Z]{2}[0-9]{6}[A-D]", _is_nino),
+    "gb_nino": _Id(
+        r"[A-Z]{2} [0-9]{2} [0-9]{2} [0-9]{2} [A-D]", r"nino|ni|national insurance", r"[A-Z]{2}[0-9]{6}[A-D]", _is_nino
+    ),
     "gb_nhs": _Id(None, r"nhs", r"[0-9]{10}", nhs.is_valid),
-    "de_idnr": _Id(rf"{_FREE}[0-9]{{2}} [0-9]{{3}} [0-9]{{3}} [0-9]{{3}}{_END}", r"steuer-?id(?:nr)?|idnr|steuerliche identifikationsnummer|tin", r"[0-9]{11}", idnr.is_valid),
+    "de_idnr": _Id(
+        rf"{_FREE}[0-9]{{2}} [0-9]{{3}} [0-9]{{3}} [0-9]{{3}}{_END}",
+        r"steuer-?id(?:nr)?|idnr|steuerliche identifikationsnummer|tin",
+        r"[0-9]{11}",
+        idnr.is_valid,
+    ),
     "fr_nir": _Id(
         r"[12] [0-9]{2} [0-9]{2} (?:[0-9]{2}|2[AB]) [0-9]{3} [0-9]{3} [0-9]{2}",
-        r"nir|insee|sécurité sociale|securite sociale|sécu", r"[1-478][0-9]{4}[0-9AB]{2}[0-9]{8}", nir.is_valid,
+        r"nir|insee|sécurité sociale|securite sociale|sécu",
+        r"[1-478][0-9]{4}[0-9AB]{2}[0-9]{8}",
+        nir.is_valid,
     ),
     "es_dni": _Id(r"(?:[0-9]{8}|[0-9]{2}\.[0-9]{3}\.[0-9]{3})-[A-Z]", r"dni|nif", r"[0-9]{8}[A-Z]", dni.is_valid),
     "es_nie": _Id(r"[XYZ]-[0-9]{7}-[A-Z]", r"nie", r"[XYZ][0-9]{7}[A-Z]", nie.is_valid),
     "it_cf": _Id(r"[A-Z]{6}[0-9]{2}[A-EHLMPRST][0-9]{2}[A-Z][0-9]{3}[A-Z]", None, "", codicefiscale.is_valid),
     "nl_bsn": _Id(None, r"bsn|burgerservicenummer|sofinummer", r"[0-9]{9}", bsn.is_valid),
-    "be_nn": _Id(r"[0-9]{2}\.[0-9]{2}\.[0-9]{2}-[0-9]{3}\.[0-9]{2}", r"nn|rijksregister(?:nummer)?|registre national|niss|insz", r"[0-9]{11}", nn.is_valid),
+    "be_nn": _Id(
+        r"[0-9]{2}\.[0-9]{2}\.[0-9]{2}-[0-9]{3}\.[0-9]{2}",
+        r"nn|rijksregister(?:nummer)?|registre national|niss|insz",
+        r"[0-9]{11}",
+        nn.is_valid,
+    ),
     "pl_pesel": _Id(None, r"pesel", r"[0-9]{11}", pesel.is_valid),
-    "se_pnr": _Id(rf"(?:[12][0-9])?[0-9]{{6}}[-+][0-9]{{4}}", r"personnummer|personnr|pnr", r"[0-9]{10}|[0-9]{12}", personnummer.is_valid),
+    "se_pnr": _Id(
+        r"(?:[12][0-9])?[0-9]{6}[-+][0-9]{4}",
+        r"personnummer|personnr|pnr",
+        r"[0-9]{10}|[0-9]{12}",
+        personnummer.is_valid,
+    ),
     "fi_hetu": _Id(r"[0-3][0-9]{5}[-+A-FU-Y][0-9]{3}[0-9A-Y]", None, "", hetu.is_valid),
     "dk_cpr": _Id(None, r"cpr|cpr-?nr|cpr-?nummer|personnummer", r"[0-9]{10}", cpr.is_valid),
     "no_fnr": _Id(None, r"fødselsnummer|fodselsnummer|fnr|personnummer", r"[0-9]{11}", fodselsnummer.is_valid),
     "ch_ahv": _Id(r"756\.[0-9]{4}\.[0-9]{4}\.[0-9]{2}", r"ahv|avs|ahv-?nr|avs-?nr", r"756[0-9]{10}", ahv.is_valid),
     "br_cpf": _Id(r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}", r"cpf", r"[0-9]{11}", cpf.is_valid),
-    "in_aadhaar": _Id(rf"{_FREE}(?!(?:19|20)[0-9]{{2}} )[2-9][0-9]{{3}}(?: [0-9]{{4}} [0-9]{{4}}|-[0-9]{{4}}-[0-9]{{4}}){_END}", r"aadhaar|aadhar|uid|uidai", r"[2-9][0-9]{11}", aadhaar.is_valid),
+    "in_aadhaar": _Id(
+        rf"{_FREE}(?!(?:19|20)[0-9]{{2}} )[2-9][0-9]{{3}}(?: [0-9]{{4}} [0-9]{{4}}|-[0-9]{{4}}-[0-9]{{4}}){_END}",
+        r"aadhaar|aadhar|uid|uidai",
+        r"[2-9][0-9]{11}",
+        aadhaar.is_valid,
+    ),
     "cn_ric": _Id(r"[1-9][0-9]{5}(?:19|20)[0-9]{9}[0-9X]", None, "", ric.is_valid),
     "kr_rrn": _Id(r"[0-9]{6}-[0-9]{7}", r"rrn|주민등록번호", r"[0-9]{13}", rrn.is_valid),
     "ca_sin": _Id(None, r"sin|social insurance(?: number| no)?", r"[0-9]{9}", sin.is_valid),
@@ -139,11 +163,13 @@ def _after_its_name(text: str, run: Run) -> tuple[int, int] | None:
     start = run.start
     while start and run.start - start < 3 and (text[start - 1].isalpha() or text[start - 1] in " .-"):
         start -= 1
-    before = text[max(0, start - _WORD_REACH) : run.start].rpartition("\n")[2]
-    words = list(_WORDS.finditer(before))
-    if not words or len(before) - words[-1].end() > _GAP_AT_MOST:
+    first = max(0, start - _WORD_REACH)
+    first = max(first, text.rfind("\n", first, run.start) + 1)
+    words = list(_WORDS.finditer(text, first, run.start))
+    if not words or run.start - words[-1].end() > _GAP_AT_MOST:
         return None
-    match = _NAMED.search(text, run.start - len(before) + words[-1].end(), min(len(text), run.end + (_LETTERS_AFTER if run.mixed else 4)))
+    last = min(len(text), run.end + (_LETTERS_AFTER if run.mixed else 4))
+    match = _NAMED.search(text, words[-1].end(), last)
     if match is None or match.start() > run.start:
         return None
     kinds = [kind for kind in _IDS.values() if kind.words and re.fullmatch(kind.words, words[-1][0], re.IGNORECASE)]

@@ -17,11 +17,16 @@ from stdnum.exceptions import ValidationError
 
 SEPARATORS = " .\\-/\u00a0\u2009\u202f\u2010\u2011\u2012\u2013"
 """Between the groups of a number, as a part of a character class: no-break and thin spaces, hyphens, the en dash."""
+_SHAPE = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else byte for byte in range(256))
+"""Makes each digit a 0, so that the search is led by one literal character: twice as fast as by a class."""
 _RUN = re.compile(
-    rf"[0-9](?:(?<![0-9][0-9])[0-9(){SEPARATORS}]{{5,}}[0-9]"
-    # Letters in front: IBAN, NINO, codice fiscale, CURP. Six digits and a letter: Finnish ids.
-    r"|(?<=[A-Z][A-Z][0-9])(?=[0-9] ?[A-Z0-9]{4})"
-    r"|(?<![0-9][0-9])(?=[0-9]{5}[A-FU-Y][0-9]{3}))"
+    # `?` stands for all that is not ASCII, such as a no-break space or a dash.
+    rb"0(?:(?<!00)(?:[0() .\-/?]{5,}0"
+    # Six digits and a letter: Finnish ids.
+    rb"|(?=00000[A-FU-Y]000))"
+    # Two letters in front: IBAN, NINO; four: CURP; six: codice fiscale.
+    rb"|(?<=[A-Z]0)(?:(?<=(?<![A-Za-z0-9])[A-Z]{2}0)|(?<=(?<![A-Za-z0-9])[A-Z]{4}0)|(?<=(?<![A-Za-z0-9])[A-Z]{6}0))"
+    rb"(?=0 ?[A-Z0]{4}))"
 )
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{2,4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
 _CARD = re.compile(
@@ -45,7 +50,9 @@ _NOT_AN_ADDRESS = re.compile(
     r"|table|upgrade|\boid|§|[=<>~!^]=|[~^])[.:s]{0,2}['\"]? ?\Z|[A-Z][A-Za-z]+/\Z",
     re.IGNORECASE,
 )
-_NETWORK = re.compile(r"\b(?:ip|ipv4|address|addr|host|server|nameserver|dns|ping|client|src|dst)\b", re.IGNORECASE)
+_NETWORK = re.compile(
+    r"(?<![\w<])(?:ip|ipv4|address|addr|host|server|nameserver|dns|ping|client|src|dst)\b", re.IGNORECASE
+)
 _NETWORK_AFTER = re.compile(r":[0-9]{2,5}\b|/[0-9]{1,2}\b")
 _IPV6 = re.compile(r":(?<=(?<![\w:.])[23][0-9A-Fa-f]{3}:)(?=[0-9A-Fa-f:])")
 _IPV6_WHOLE = re.compile(r"[0-9A-Fa-f:]{6,39}(?![\w:])")
@@ -63,7 +70,8 @@ class Run(NamedTuple):
 
 def runs(text: str) -> list[Run]:
     """All runs, in order."""
-    return [Run(*match.span(), match.end() - match.start() == 1) for match in _RUN.finditer(text)]
+    shape = text.encode("ascii", "replace").translate(_SHAPE)  # one byte a character: places stay the same
+    return [Run(*match.span(), match.end() - match.start() == 1) for match in _RUN.finditer(shape)]
 
 
 def ibans(text: str, run: Run) -> Iterator[tuple[int, int]]:
@@ -130,9 +138,10 @@ def _is_public(address: str) -> bool:
 
 
 def _is_version(text: str, start: int, end: int) -> bool:
-    before = text[max(0, start - 24) : start]
-    if _NOT_AN_ADDRESS.search(before):
+    first = max(0, start - 24)
+    first = max(first, text.rfind("\n", first, start) + 1)
+    if _NOT_AN_ADDRESS.search(text, first, start):
         return True
     if all(int(part) < _MAX_SECTION for part in text[start:end].split(".")):
-        return not (_NETWORK.search(before) or _NETWORK_AFTER.match(text, end))
+        return not (_NETWORK.search(text, first, start) or _NETWORK_AFTER.match(text, end))
     return False

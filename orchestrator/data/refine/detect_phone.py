@@ -26,6 +26,8 @@ _NANP_GROUPED = re.compile(
 _EXTENSION = re.compile(r",? ?(?:ext\.?|extension|x\.?) ?[0-9]{1,6}(?![\w])", re.IGNORECASE)
 _INTERNATIONAL = re.compile(rf"\(?[0-9](?:[(){SEPARATORS}]{{0,3}}[0-9]){{6,16}}(?![0-9])")
 _NATIONAL = re.compile(rf"(?<![\w+])(?<![0-9][.,\-/])\(?[0-9](?:[(){SEPARATORS}]{{0,3}}[0-9]){{6,14}}(?![\w])")
+_TRUNK = re.compile(rf"(?<![\w+])(?<![0-9][.,\-/])(?:0[1-9]|\(0)(?:[(){SEPARATORS}]{{0,3}}[0-9]){{6,13}}(?![\w])")
+"""A national number with its trunk prefix: seen without a word in front."""
 _BARE = re.compile(r"(?<![\w+])(?<![0-9][.,\-/])[0-9]{8,13}(?!\w)(?![.,\-/][0-9])")
 _KEYWORD = re.compile(
     r"(?<![\w<])(?:tel|telephone|phone|ph|call|calls|fax|mobile|mob|cell|cellular|pager|text|txt|sms|whatsapp|ring|dial"
@@ -33,9 +35,15 @@ _KEYWORD = re.compile(
     r"|cellulare|bel|telefoon|тел|телефон|電話|电话|手机)(?!\w)|電話|电话|手机",
     re.IGNORECASE,
 )
-_IDENTIFIER = re.compile(r"(?:\bid|number|no|#|=)['\"]? ?[:=#]? ?\Z", re.IGNORECASE)
+_IDENTIFIER = re.compile(r"(?:\b|_)id['\"]? ?[:=#]? ?['\"]?\Z|#\Z", re.IGNORECASE)
 _KEYWORD_REACH = 32
-_DATE = re.compile(r"(?:[0-9]{1,2} ?[./-] ?[0-9]{1,2} ?[./-] ?[0-9]{2,4}|[0-9]{4}[ ./-][0-9]{1,2}[ ./-][0-9]{1,2})(?![0-9])")
+_LONGEST_RUN = 512
+"""Characters of digits and separators beyond which this is a table and no list of telephones."""
+_DECIMAL = re.compile(r"[0-9]{4,}\.[0-9]+\Z")
+"""`+35236450.6` is no number of Luxembourg; `+1.2025550123` is how domain registries write one."""
+_DATE = re.compile(
+    r"(?:[0-9]{1,2} ?[./-] ?[0-9]{1,2} ?[./-] ?[0-9]{2,4}|[0-9]{4}[ ./-][0-9]{1,2}[ ./-][0-9]{1,2})(?![0-9])"
+)
 
 
 class Phones:
@@ -69,7 +77,7 @@ class Phones:
         end = match.end() if match else run.start
         for _ in range(4):  # another number may follow: the longest valid one counts
             digits = _digits(text[run.start : end])
-            if len(digits) < 7:
+            if len(digits) < 7 or _DECIMAL.match(text, run.start, end):
                 return None
             if _is_valid("+" + digits, None) or _is_valid("+" + text[run.start : end], None):
                 return run.start, end
@@ -85,21 +93,22 @@ class Phones:
                 yield match.start(), _with_extension(text, match.end())
 
     def _national(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-        position, limit = start, min(len(text), end + 1)
-        while (match := _NATIONAL.search(text, position, limit)) is not None:
-            stop = self._national_end(text, *match.span())
+        # A run holds no letters: the word in front, if there is one, stands before it.
+        named = _is_named(text, start)
+        if end - start > _LONGEST_RUN and not named:
+            return
+        position, limit = start, min(len(text), end + 1, start + _LONGEST_RUN)
+        pattern = _NATIONAL if named else _TRUNK
+        while (match := pattern.search(text, position, limit)) is not None:
+            stop = self._national_end(text, *match.span(), named=named and match.start() < start + _KEYWORD_REACH)
             if stop is not None:
                 yield match.start(), _with_extension(text, stop)
             space = text.find(" ", match.start(), match.end())
             position = stop or (space + 1 if space > 0 else match.end())
 
-    def _national_end(self, text: str, start: int, end: int) -> int | None:
+    def _national_end(self, text: str, start: int, end: int, *, named: bool) -> int | None:
         """Where a national number ends that begins at `start`; None if there is none."""
-        if _DATE.match(text, start, end):
-            return None
-        named = _is_named(text, start)
-        lead = text[start : start + 2]
-        if not named and not (lead[:1] == "0" and lead != "00" or lead == "(0"):
+        if _DATE.match(text, start, end) or not (named or _TRUNK.match(text, start, end)):
             return None
         while end - start >= 7:
             written = text[start:end]
@@ -131,8 +140,9 @@ def _one_group_less(text: str, start: int, end: int) -> int:
 
 def _is_named(text: str, start: int) -> bool:
     """Whether a word in front, on the same line, says that a telephone number follows."""
-    before = text[max(0, start - _KEYWORD_REACH) : start].rpartition("\n")[2]
-    return _KEYWORD.search(before) is not None and _IDENTIFIER.search(before) is None
+    first = max(0, start - _KEYWORD_REACH)
+    first = max(first, text.rfind("\n", first, start) + 1)
+    return _KEYWORD.search(text, first, start) is not None and _IDENTIFIER.search(text, first, start) is None
 
 
 def _with_extension(text: str, end: int) -> int:

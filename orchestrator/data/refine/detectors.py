@@ -47,6 +47,9 @@ class Detectors:
         if self._in_run:
             all_runs = runs(text)
             found += [
-                Candidate(kind, *span) for run in all_runs for kind, detect in self._in_run for span in detect(text, run)
+                Candidate(kind, *span)
+                for run in all_runs
+                for kind, detect in self._in_run
+                for span in detect(text, run)
             ]
         return found

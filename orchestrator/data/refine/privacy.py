@@ -1,14 +1,14 @@
 """Finds personal data and secrets, and puts a placeholder of its kind in the place of each. Pure.
 
 What is found, how well, and what is not: `docs/privacy.md`. A scrubbed text holds nothing more to find: a placeholder
-changes what stands beside a number, so the search is repeated until it finds nothing.
+changes what stands beside a number, so the lines with one are searched again until nothing new is found.
 """
 
 from __future__ import annotations
 
 from bisect import bisect
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.data.refine.detectors import Candidate, Detectors
@@ -64,12 +64,16 @@ class Scrubber:
 
     def _settle(self, text: str) -> tuple[list[Finding], str]:
         """The findings in `text`, and the text with placeholders in which nothing more is found."""
-        findings: list[Finding] = []
-        scrubbed = text
-        while new := resolve(self._detectors.candidates(scrubbed)):
-            findings = sorted(findings + _in_original(new, findings), key=lambda f: f.start)
-            scrubbed = redact(text, findings)
-        return findings, scrubbed
+        findings = resolve(self._detectors.candidates(text))
+        if not findings:
+            return findings, text
+        settled: list[Finding] = []
+        for start, end, inside in _lines_with(findings, text):
+            line, known = text[start:end], [Finding(f.kind, f.start - start, f.end - start) for f in inside]
+            while new := resolve(self._detectors.candidates(redact(line, known))):
+                known = sorted(known + _in_original(new, known), key=lambda f: f.start)
+            settled += [Finding(f.kind, f.start + start, f.end + start) for f in known]
+        return settled, redact(text, settled)
 
 
 def find(text: str, settings: Privacy) -> list[Finding]:
@@ -92,7 +96,7 @@ def redact(text: str, findings: Iterable[Finding]) -> str:
 
 
 def resolve(candidates: Iterable[Candidate]) -> list[Finding]:
-    """Of candidates that overlap, the one whose kind comes first in `ORDER` stays, then the longer, then the earlier."""
+    """Of candidates that overlap, the first by `ORDER` stays, then the longer, then the earlier."""
     starts: list[int] = []
     taken: list[Candidate] = []
     for candidate in sorted(set(candidates), key=lambda c: (_RANK[c.kind], c.start - c.end, c.start)):
@@ -116,6 +120,26 @@ def _in_original(new: Sequence[Finding], known: Sequence[Finding]) -> list[Findi
             i += 1
         moved.append(Finding(finding.kind, finding.start + shift, finding.end + shift))
     return moved
+
+
+def _lines_with(findings: Sequence[Finding], text: str) -> Iterator[tuple[int, int, list[Finding]]]:
+    """The stretches of lines that hold findings, as (start, end, findings); neighbouring lines are one stretch.
+
+    Whether something is a finding depends on what stands on its line, but for private keys, which nothing precedes in
+    `ORDER`. So a placeholder can only change what is found on its own line.
+    """
+    start, end, inside = 0, -1, list[Finding]()
+    for finding in findings:
+        if finding.start > end + 1:
+            if inside:
+                yield start, end, inside
+            start, inside = text.rfind("\n", 0, finding.start) + 1, []
+        if finding.end > end:
+            line_end = text.find("\n", finding.end)
+            end = len(text) if line_end < 0 else line_end
+        inside.append(finding)
+    if inside:
+        yield start, end, inside
 
 
 def _counts(findings: Iterable[Finding]) -> dict[str, int]:

@@ -107,8 +107,9 @@ def _by_start(file: SourceFile, stream: SourceStream, start: re.Pattern[str], li
             yield Rejected(file.relative, number, f"not UTF-8 at byte {error.start}")
             continue
         if held and (start.search(text) or held_bytes + len(line) > limit_bytes):
-            documents += 1
-            yield Row(documents, {"text": "".join(held)})
+            if "".join(held).strip():  # blank lines before the first beginning are no document
+                documents += 1
+                yield Row(documents, {"text": "".join(held)})
             held, held_bytes = [], 0
         held.append(text + "\n")
         held_bytes += len(line) + 1
