@@ -70,7 +70,8 @@ def mosaic(folder: Path) -> tuple[Resume, Any]:
     import numpy as np
     from streaming import StreamingDataset
 
-    data = StreamingDataset(local=str(folder / "mds"), shuffle=True, shuffle_seed=1, num_canonical_nodes=1)
+    options = {"shuffle": True, "shuffle_seed": 1, "batch_size": ROWS, "num_canonical_nodes": 1}
+    data = StreamingDataset(local=str(folder / "mds"), **options)
 
     def batches() -> Any:
         rows = iter(data)

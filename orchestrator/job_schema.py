@@ -26,7 +26,27 @@ _EXTENDS = {
 }
 
 _MEANINGS: Mapping[str, str] = {
-    "Data.sources": "Where the text comes from; at least one.",
+    "Data.sources": "Where the text comes from: either these or `datasets`.",
+    "Rules.min_words": "Words of a document, at least.",
+    "Rules.max_words": "Words of a document, at most.",
+    "Rules.min_mean_word_length": "Characters of a word on average, at least.",
+    "Rules.max_mean_word_length": "Characters of a word on average, at most.",
+    "Rules.max_duplicate_lines": "Share of lines that are the same as an earlier one.",
+    "Rules.max_duplicate_paragraphs": "Share of paragraphs that are the same as an earlier one.",
+    "Rules.max_duplicate_line_characters": "Share of characters in such lines.",
+    "Rules.max_duplicate_paragraph_characters": "Share of characters in such paragraphs.",
+    "Rules.max_top_3gram": "The same of 3 words.",
+    "Rules.max_top_4gram": "The same of 4 words.",
+    **{f"Rules.max_duplicate_{n}gram": f"The same of {n} words." for n in range(6, 11)},
+    "Rules.lorem_ipsum": "A document with this phrase is removed.",
+    "Rules.curly_bracket": "A document with `{` is removed.",
+    "Rules.min_sentences": "Sentences that are left, at least.",
+    "Clean.unicode": "One spelling of each letter with its accents; `nfkc`: of ligatures and full-width letters too.",
+    "Clean.language": "Documents in other languages are removed; null: none is.",
+    "Near.shingle_words": "Words of a shingle.",
+    "Evaluation.format": "As in a source.",
+    "Deduplicate.ngram_words": "Words of the runs that `against` looks for.",
+    "Privacy.kinds": "What is looked for.",
     "Split.validation": "Share of the documents for the validation loss; 0: none is measured.",
     "Split.test": "Share of the documents that neither training nor validation sees.",
     "Model.kind": "A decoder with RoPE, RMSNorm, SwiGLU and grouped-query attention.",
@@ -65,24 +85,28 @@ _MEANINGS: Mapping[str, str] = {
 """For the fields whose name says enough beside their type in the code, but not to a reader of the manual."""
 
 
+_MERGED = ("Data", "Languages", "Train")
+"""Sections that a file may complete of the one that it extends: what they require is required of the whole alone."""
+
+
 def schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a job *file*: `extends` is allowed, and one that has it may leave out any key.
 
     Stricter than the reader in one thing: a null that removes what an extended file says is not foreseen.
     """
-    made = JobSpec.model_json_schema()
+    made = _job_schema()
     definitions: dict[str, dict[str, Any]] = made["$defs"]
-    required = {name: definitions[name].pop("required", []) for name in ("Data", "Train")}
+    required = {name: {"required": definitions[name].pop("required", [])} for name in _MERGED}
+    cleaning = {"properties": {"clean": {"properties": {"language": required["Languages"]}}}}
+    origin = {"anyOf": [{"required": ["sources"]}, {"required": ["datasets"]}]}
     whole = {
         "required": made.pop("required"),
-        "properties": {"data": {"required": required["Data"]}, "train": {"required": required["Train"]}},
+        "properties": {"data": {**origin, **cleaning}, "train": required["Train"]},
     }
     for name, definition in [*definitions.items(), ("JobSpec", made)]:
         definition.pop("title", None)
         for key, field in definition["properties"].items():
-            field.pop("title", None)
-            if meaning := _MEANINGS.get(f"{name}.{key}"):
-                field.setdefault("description", meaning)
+            definition["properties"][key] = _for_editors(field, _MEANINGS.get(f"{name}.{key}"))
     made["properties"] = {"extends": _EXTENDS, **made["properties"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -93,13 +117,47 @@ def schema() -> dict[str, Any]:
     }
 
 
+def _job_schema() -> dict[str, Any]:
+    """What pydantic makes of the models, and what their validators take besides."""
+    made = JobSpec.model_json_schema()
+    against = made["$defs"]["Deduplicate"]["properties"]["against"]
+    against["items"] = {"anyOf": [{"type": "string", "minLength": 1}, against["items"]]}
+    return made
+
+
+def _for_editors(field: dict[str, Any], meaning: str | None) -> dict[str, Any]:
+    """A field with its meaning, without what its section says anyway, and with the other spellings of on and off."""
+    field = {key: value for key, value in field.items() if key != "title"}
+    if meaning:
+        field.setdefault("description", meaning)
+    if _section_of(field) is not None and isinstance(field.get("default"), dict):
+        del field["default"]  # each key of the section has its own
+    return _with_switches(field)
+
+
+def _with_switches(field: dict[str, Any]) -> dict[str, Any]:
+    """YAML 1.1 reads a bare `off` as false and `on` as true, YAML 1.2 as text: whatever takes one takes the other."""
+    if "off" in field.get("enum", [field.get("const")]):
+        values = field.get("enum", ["off"])
+        rest = {key: value for key, value in field.items() if key not in ("type", "const")}
+        return {**rest, "enum": [*values, False]}
+    if "anyOf" not in field:
+        return field
+    branches = [_with_switches(one) for one in field["anyOf"]]
+    if branches == [{"type": "boolean"}, {"type": "null"}]:
+        branches.insert(1, {"enum": ["on", "off"]})
+    if _section_of(field) is not None and {"enum": ["off", False]} in branches:
+        branches.append({"const": True})  # the section with its defaults
+    return {**field, "anyOf": branches}
+
+
 def markdown() -> str:
     """The tables of the manual: one for each section of a job, each key with type, default and meaning.
 
     Raises:
-        LookupError: a key has no meaning; give its field a docstring in `job.py`.
+        LookupError: a key has no meaning; give its field a docstring in the code.
     """
-    whole = JobSpec.model_json_schema()
+    whole = _job_schema()
     return "\n".join(_sections("JobSpec", whole, whole["$defs"], path=""))
 
 
@@ -121,10 +179,10 @@ def _sections(name: str, section: dict[str, Any], definitions: dict[str, Any], *
     inner: list[tuple[str, str]] = []
     rows = []
     for key, field in section["properties"].items():
-        child = _reference(field) or _reference(field.get("items", {}))
+        child = _section_of(field) or _section_of(field.get("items", {}))
         if child is not None:
             inner.append((child, f"{path}{key}" + ("[]" if "items" in field else "")))
-            if "items" not in field:
+            if "$ref" in field:  # it is always there: its own table says all
                 continue
         rows.append(_row(name, key, field, required=key in section.get("required", [])))
     if rows:
@@ -140,8 +198,8 @@ def _sections(name: str, section: dict[str, Any], definitions: dict[str, Any], *
 def _row(section: str, key: str, field: dict[str, Any], *, required: bool) -> str:
     meaning = field.get("description") or _MEANINGS.get(f"{section}.{key}")
     if not meaning:
-        raise LookupError(f"{section}.{key} has no meaning: give the field a docstring in job.py")
-    default = "required" if required else _value(field["default"])
+        raise LookupError(f"{section}.{key} has no meaning: give the field a docstring in the code")
+    default = "required" if required else _default(field)
     cells = (f"`{key}`", _type(field), default, " ".join(meaning.split()))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -150,16 +208,27 @@ def _type(field: dict[str, Any]) -> str:
     """A type as people read it: `integer >= 1 or null`."""
     if "anyOf" in field:
         return " or ".join(_type(one) for one in field["anyOf"])
-    if _reference(field) is not None:
-        return "mapping, see below"
+    if "$ref" in field:
+        return "mapping (see below)"
     if "enum" in field or "const" in field:
-        return " or ".join(_value(value) for value in field.get("enum", [field.get("const")]))
+        values = [_value(value) for value in field.get("enum", [field.get("const")])]
+        return " or ".join([", ".join(values[:-1]), values[-1]] if len(values) > 2 else values)
     if field["type"] == "array":
         return f"list of {_type(field['items'])}"
+    if field["type"] == "object":
+        return f"mapping of names to {_type(field['additionalProperties'])}"
     words = {"string": "text", "boolean": "`true` or `false`", "null": "null"}
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {field[bound]:,.10g}" for bound, sign in bounds.items() if bound in field]
     return " ".join([words.get(field["type"], field["type"]), ", ".join(limits)]).strip()
+
+
+def _default(field: dict[str, Any]) -> str:
+    if _section_of(field) is not None and isinstance(field["default"], dict):
+        return "see below"
+    if field["default"] and field["default"] == field.get("items", {}).get("enum"):
+        return "all"
+    return _value(field["default"])
 
 
 def _value(value: Any) -> str:
@@ -167,10 +236,10 @@ def _value(value: Any) -> str:
     return f"`{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}`"
 
 
-def _reference(field: dict[str, Any]) -> str | None:
-    """The section that a field holds, if it holds one."""
-    target = field.get("$ref")
-    return target.rpartition("/")[2] if isinstance(target, str) else None
+def _section_of(field: dict[str, Any]) -> str | None:
+    """The section that a field holds, or may hold."""
+    targets = [one["$ref"] for one in (field, *field.get("anyOf", [])) if "$ref" in one]
+    return str(targets[0]).rpartition("/")[2] if targets else None
 
 
 def main() -> None:

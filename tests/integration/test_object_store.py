@@ -140,8 +140,9 @@ model: {layers: 1, width: 32, heads: 2, context: 32}
 train: {steps: 3, batch_tokens: 128, precision: fp32, workers: {min: 1, max: 2}}
 """
     )
-    trained = slipway("train", job, "--store", tmp_path / "there", "--json")
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    trained = slipway("train", job, "--store", tmp_path / "there", "--json", **cache)
     assert trained.code == 0, trained.stderr
     assert trained.document["steps"] == 3
-    again = slipway("data", "order", job, "--steps", "0:2", "--store", tmp_path / "there", "--json")
+    again = slipway("data", "order", job, "--steps", "0:2", "--store", tmp_path / "there", "--json", **cache)
     assert again.code == 0, again.stderr

@@ -33,13 +33,13 @@ def _end_of_key(text: str, position: int) -> int | None:
         position = between.end()
         if (ending := _END.match(text, position)) is not None:
             return None if body_end is None else ending.end()
-        header = _HEADER.match(text, position)
-        if header is None:
-            piece = _BASE64.match(text, position)
-            if piece is None or not _is_body(piece[0], first=body_end is None):
-                break
-            body_end = piece.end()
-        position = header.end() if header else piece.end()
+        if (header := _HEADER.match(text, position)) is not None:
+            position = header.end()
+            continue
+        piece = _BASE64.match(text, position)
+        if piece is None or not _is_body(piece[0], first=body_end is None):
+            break
+        body_end = position = piece.end()
     return body_end
 
 
