@@ -58,13 +58,13 @@ class ShardCache:
 
     def used_bytes(self) -> int:
         """Bytes of all shards that are here or on their way."""
-        return sum(_promised_bytes(path) for path in self._folder.iterdir() if path.suffix in (_SHARD, _PART))
+        with self._changing():
+            return sum(map(_promised_bytes, self._held()))
 
     def _bring(self, uri: str, path: Path, size_bytes: int, sha256: str) -> None:
         """Fetch a shard whose lock is held alone."""
         part = self._folder / f"{sha256}.{size_bytes}{_PART}"
-        with self._lock_file("cache") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._changing():
             path.unlink(missing_ok=True)
             part.unlink(missing_ok=True)
             self._make_room(uri, size_bytes)
@@ -72,31 +72,43 @@ class ShardCache:
         try:
             self._fetch(uri, part)
             _verify(uri, part, size_bytes, sha256)
+        except BaseException:
+            with self._changing():
+                part.unlink(missing_ok=True)
+            raise
+        with self._changing():
             part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _make_room(self, uri: str, size_bytes: int) -> None:
-        """Delete what was used longest ago and is not in use, until there is room. Under the folder's lock."""
-        excess = self.used_bytes() + size_bytes - self._limit_bytes
-        found = [path for path in self._folder.iterdir() if path.suffix in (_SHARD, _PART)]
-        for path in sorted(found, key=lambda p: (p.suffix == _SHARD, p.stat().st_mtime_ns, p.name)):
+        """Delete what was used longest ago and is not in use, until there is room. While nothing else changes."""
+        held = self._held()
+        excess = sum(map(_promised_bytes, held)) + size_bytes - self._limit_bytes
+        for path in sorted(held, key=_age):
             if excess <= 0:
                 return
-            freed = _promised_bytes(path)
             with self._lock_file(path.name.partition(".")[0]) as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
+                excess -= _promised_bytes(path)
                 path.unlink(missing_ok=True)
-                excess -= freed
         if excess > 0:
             raise DataError(
                 f"{uri} needs {size_bytes} bytes, but the cache of {self._limit_bytes} bytes has "
                 f"{max(0, size_bytes - excess)} that are not in use ({self._folder})",
                 fix=f"raise the cache's limit by {excess} bytes or more",
             )
+
+    def _held(self) -> list[Path]:
+        return [path for path in self._folder.iterdir() if path.suffix in (_SHARD, _PART)]
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Which files there are changes under this lock alone."""
+        with self._lock_file("cache") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @contextlib.contextmanager
     def _lock_file(self, name: str) -> Iterator[BinaryIO]:
@@ -114,6 +126,11 @@ def _verify(uri: str, path: Path, size_bytes: int, sha256: str) -> None:
             f"{found_bytes} bytes with {found} came",
             fix="run the same command again; if it fails again, the shard is damaged: prepare the dataset again",
         )
+
+
+def _age(path: Path) -> tuple[int, str]:
+    """What goes first: what a fetch left or is making (it may vanish at any time), then by last use."""
+    return path.stat().st_mtime_ns if path.suffix == _SHARD else 0, path.name
 
 
 def _promised_bytes(path: Path) -> int:

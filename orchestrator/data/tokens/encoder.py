@@ -45,13 +45,13 @@ class Encoder:
     def encode(self, documents: list[str]) -> list[Ids]:
         """Token ids of each document, closed by the end-of-text token."""
         if self._table:
-            return [np.frombuffer(self._table.encode(text) + self._end, self._dtype) for text in documents]
+            return [np.frombuffer(ids + self._end, self._dtype) for ids in self._table.encode(documents)]
         return [np.append(ids, self._dtype.type(self.facts.eos_token_id)) for ids in self.ids(documents)]
 
     def ids(self, texts: list[str]) -> list[Ids]:
         """Token ids of each text, and no more."""
         if self._table:
-            return [np.frombuffer(self._table.encode(text), self._dtype) for text in texts]
+            return [np.frombuffer(ids, self._dtype) for ids in self._table.encode(texts)]
         return [
             np.array(ids, dtype=self._dtype)
             for first in range(0, len(texts), _BATCH_DOCUMENTS)

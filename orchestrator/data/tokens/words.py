@@ -13,9 +13,10 @@ that differs is cut by the library itself.
 from __future__ import annotations
 
 import array
+import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -25,8 +26,10 @@ import numpy.typing as npt
 _SLICE_CHARACTERS = 1 << 20
 _SAFE_CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 """Between a letter and a space that a letter follows: every pattern below ends a word there."""
-_MAX_WORDS = 200_000
-"""Words kept in the table, about 200 bytes each; when it is full it begins anew."""
+_MAX_WORDS = 400_000
+"""Words kept in the table, about 200 bytes each. When it is full, those that were met last go: frequent ones come early."""
+_BATCH_CHARACTERS = 1 << 20
+"""Texts that are cut before their new words are looked at together: a call of the library costs as much as 50 words."""
 _MAX_WORD_CHARACTERS = 64
 
 _WHITE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
@@ -176,9 +179,23 @@ class WordTable:
         self._table: dict[str, bytes] = {}
         self._long: list[str] = []
 
-    def encode(self, text: str) -> bytes:
-        """The ids of a text, one after another."""
-        return b"".join([self._look_up(self._words.split(piece)) for piece in _slices(text)])
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """The ids of each text, one after another."""
+        found: list[bytes] = []
+        held: list[list[str]] = []
+        held_characters = 0
+        for text in texts:
+            if len(text) > _SLICE_CHARACTERS:
+                found += self._look_up(held)
+                held, held_characters = [], 0
+                found.append(b"".join([self._look_up([self._words.split(piece)])[0] for piece in _slices(text)]))
+                continue
+            held.append(self._words.split(text))
+            held_characters += len(text)
+            if held_characters > _BATCH_CHARACTERS:
+                found += self._look_up(held)
+                held, held_characters = [], 0
+        return found + self._look_up(held)
 
     def encode_with_starts(self, text: str) -> tuple[bytes, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Also where each word begins: the character in the text, and the token."""
@@ -188,16 +205,14 @@ class WordTable:
         self._forget()
         return b"".join(found), _starts(words), _starts(found) // self._item_bytes
 
-    def _look_up(self, words: list[str]) -> bytes:
-        try:
-            return b"".join(map(self._table.__getitem__, words))
-        except KeyError:
-            self._learn(words)
-        ids = b"".join(map(self._table.__getitem__, words))
+    def _look_up(self, texts: list[list[str]]) -> list[bytes]:
+        """The ids of texts that are cut into words."""
+        self._learn(itertools.chain.from_iterable(texts))
+        ids = [b"".join(map(self._table.__getitem__, words)) for words in texts]
         self._forget()
         return ids
 
-    def _learn(self, words: list[str]) -> None:
+    def _learn(self, words: Iterable[str]) -> None:
         new = list(set(words).difference(self._table))
         encoded = [array.array(self._code, ids).tobytes() for ids in self._encode(new)]
         self._table.update(zip(new, encoded, strict=True))
@@ -209,7 +224,8 @@ class WordTable:
             del self._table[word]
         self._long.clear()
         if len(self._table) > _MAX_WORDS:
-            self._table.clear()
+            for word in list(itertools.islice(self._table, _MAX_WORDS // 2, None)):
+                del self._table[word]
 
 
 def _starts(parts: Sequence[str] | Sequence[bytes]) -> npt.NDArray[np.int64]:
