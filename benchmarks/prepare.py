@@ -146,13 +146,13 @@ def run_datasets(name: str, folder: Path, into: Path) -> tuple[float, float, int
 def run_ray_data(_name: str, folder: Path, into: Path) -> tuple[float, float, int]:
     """`read_json`, `map_batches` of the tokenizer into blocks, `write_parquet`."""
     began_at = time.perf_counter()
+    os.environ["RAY_AUTH_MODE"] = "disabled"
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
     import ray
     from tokenizers import Tokenizer
 
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     cores = len(os.sched_getaffinity(0))
     ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 30)
 

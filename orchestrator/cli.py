@@ -8,18 +8,28 @@ import os
 import signal
 import sys
 import traceback
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from orchestrator.cli_common import (
+    DEFAULT_STORE,
+    Address,
+    AsJson,
+    JobFile,
+    RunName,
+    Sets,
+    StoreDir,
+    print_document,
+    store_at,
+)
+from orchestrator.cli_data import data
 from orchestrator.errors import Interrupted, JobError, SlipwayError, Stopped, storage_error
 from orchestrator.plan import Stage
 
 if TYPE_CHECKING:
     from orchestrator.run import Outcome
     from orchestrator.serve.deploy import Service
-    from orchestrator.store import Store
 
 app = typer.Typer(
     name="slipway",
@@ -30,23 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data, name="data")
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A job file, such as jobs/quickstart.yaml.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: its folder, or its name in the store.")]
-Sets = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key; any YAML value. Repeatable.")
-]
-StoreDir = Annotated[
-    Path,
-    typer.Option("--store", envvar="SLIPWAY_STORE", metavar="DIR", help="Where datasets, runs and exports live."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")]
-Address = Annotated[
-    str | None,
-    typer.Option("--address", metavar="HOST:PORT", help="Join this Ray cluster (or `auto`) instead of starting a Ray."),
-]
 Until = Annotated[Stage, typer.Option("--until", help="Stop after this stage.")]
-DEFAULT_STORE = Path(".slipway")
 
 
 @app.callback()
@@ -82,13 +78,13 @@ def plan(
     declared = cpus is not None or gpus is not None or nodes > 1
     view = declared_view(nodes=nodes, cpus=cpus or here.nodes[0].cpus, gpus=gpus or 0.0) if declared else here
     made = make_plan(spec, view, vocab_size=given_vocabulary(spec)) if spec.train else None
-    now = standing(spec, _store(store))
+    now = standing(spec, store_at(store))
     document = {
         "plan": made.model_dump(mode="json") if made else None,
         "stages": {s.stage: s.model_dump(mode="json", exclude={"stage"}) for s in now.stages},
         "warnings": [*(made.warnings if made else []), *now.warnings],
     }
-    _print(document, as_json, "print_plan")
+    print_document(document, as_json, "print_plan")
 
 
 @app.command()
@@ -119,14 +115,14 @@ def run(
         stays = not leave and address is None
         announce_service(service, outcome, spec, store=store, stays=stays)
         if stays:
-            _print(as_document(outcome), as_json, "print_outcome")
+            print_document(as_document(outcome), as_json, "print_outcome")
             shown = True
             _wait_for_signal()
 
     with Session(address) as session:
-        outcome = run_job(spec, store=_store(store), session=session, until=until, while_serving=while_serving)
+        outcome = run_job(spec, store=store_at(store), session=session, until=until, while_serving=while_serving)
     if not shown:
-        _print(as_document(outcome), as_json, "print_outcome")
+        print_document(as_document(outcome), as_json, "print_outcome")
 
 
 @app.command()
@@ -146,8 +142,8 @@ def prepare(
     from orchestrator.run import prepare_only
 
     with Session(address) as session:
-        document = prepare_only(load_job(job, sets), store=_store(store), session=session)
-    _print(document, as_json, "print_prepared")
+        document = prepare_only(load_job(job, sets), store=store_at(store), session=session)
+    print_document(document, as_json, "print_prepared")
 
 
 @app.command()
@@ -173,7 +169,7 @@ def export(run_name: RunName, store: StoreDir = DEFAULT_STORE, as_json: AsJson =
     """
     from orchestrator.export.stage import export_run
 
-    where = _store(store)
+    where = store_at(store)
     folder = where.find_run(run_name)
     with contextlib.ExitStack() as stack:
         made = export_run(folder, at_end=stack.callback)
@@ -182,7 +178,7 @@ def export(run_name: RunName, store: StoreDir = DEFAULT_STORE, as_json: AsJson =
         "export": where.relative(made.path),
         "stage": "reused" if made.reused else "done",
     }
-    _print(document, as_json, "print_row")
+    print_document(document, as_json, "print_row")
 
 
 @app.command()
@@ -205,17 +201,17 @@ def serve(
 
     if status or stop:
         rows = detached.status() if status else detached.stop(port)
-        _print({"services": rows}, as_json, "print_services")
+        print_document({"services": rows}, as_json, "print_services")
         return
     if run_name is None:
         raise JobError("serve needs a RUN", fix="`slipway runs` lists them; --status and --stop need none")
     from orchestrator.serve.target import find_export
 
-    export_folder, settings, name = find_export(_store(store), run_name)
+    export_folder, settings, name = find_export(store_at(store), run_name)
     port = port or settings.port
     if detach:
         answer = detached.start_detached(export_folder, settings=settings, model_name=name, port=port)
-        _print({"url": answer["url"], "model": answer["model"]}, as_json, "say_url")
+        print_document({"url": answer["url"], "model": answer["model"]}, as_json, "say_url")
         return
     from orchestrator.serve.foreground import serve_foreground
 
@@ -224,7 +220,7 @@ def serve(
         settings=settings,
         model_name=name,
         port=port,
-        ready=lambda service: _print({"url": service.url, "model": service.model}, as_json, "say_url"),
+        ready=lambda service: print_document({"url": service.url, "model": service.model}, as_json, "say_url"),
     )
 
 
@@ -236,106 +232,9 @@ def runs(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """
     from orchestrator.status import describe_run
 
-    where = _store(store)
+    where = store_at(store)
     folders = sorted(p for p in where.runs.glob("*") if (p / "job.yaml").is_file())
-    _print({"runs": [describe_run(folder, where) for folder in folders]}, as_json, "print_runs")
-
-
-data = typer.Typer(help="Look into prepared datasets.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(data, name="data")
-DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset: its folder, or its name in the store.")]
-
-
-@data.command("list")
-def data_list(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """List the datasets of a store.
-
-    Example:  slipway data list
-    """
-    from orchestrator.data.show import list_datasets
-
-    _print({"datasets": list_datasets(_store(store))}, as_json, "print_datasets")
-
-
-@data.command("show")
-def data_show(dataset: DatasetName, store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Say what a dataset holds: sources, documents, tokens, what was removed and why, personal data, lengths.
-
-    Example:  slipway data show quickstart-0123456789ab
-    """
-    from orchestrator.data.dataset import open_dataset
-    from orchestrator.data.show import show
-
-    where = _store(store)
-    _print(show(open_dataset(where.find_dataset(dataset), verify=False), where), as_json, "print_dataset")
-
-
-@data.command("sample")
-def data_sample(
-    dataset: DatasetName,
-    store: StoreDir = DEFAULT_STORE,
-    as_json: AsJson = False,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
-    count: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
-    seed: Annotated[int, typer.Option(help="Another seed, other documents.")] = 0,
-) -> None:
-    """Show some documents of a dataset, as training sees them.
-
-    Example:  slipway data sample quickstart-0123456789ab --split validation --count 2
-    """
-    from orchestrator.data.dataset import open_dataset
-    from orchestrator.data.show import sample
-
-    found = open_dataset(_store(store).find_dataset(dataset), verify=False)
-    _print({"samples": sample(found, split=split, count=count, seed=seed)}, as_json, "print_samples")
-
-
-@data.command("verify")
-def data_verify(dataset: DatasetName, store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Check every byte of a dataset against its manifest, and that its shards add up.
-
-    Example:  slipway data verify quickstart-0123456789ab
-    """
-    from orchestrator.data.show import verify
-
-    where = _store(store)
-    path = where.find_dataset(dataset)
-    _print({"dataset": where.relative(path), "verified": True, **verify(path)}, as_json, "print_row")
-
-
-@data.command("find")
-def data_find(
-    asked: Annotated[str, typer.Argument(metavar="TEXT|ID", help="A document, a piece of one, or a document's id.")],
-    store: StoreDir = DEFAULT_STORE,
-    as_json: AsJson = False,
-) -> None:
-    """Find a document: which datasets, shards and positions hold it, and which runs trained on it.
-
-    Example:  slipway data find "the whole text of a document" --json
-    """
-    from orchestrator.data.find import find
-
-    _print(find(_store(store), asked), as_json, "print_found")
-
-
-@data.command("order")
-def data_order(
-    job: JobFile,
-    steps: Annotated[str, typer.Option(metavar="FIRST:LAST", help="Steps, counted from 0; LAST is not among them.")],
-    workers: Annotated[int, typer.Option(min=1, help="Training processes.")] = 1,
-    sets: Sets = [],
-    store: StoreDir = DEFAULT_STORE,
-    as_json: AsJson = False,
-) -> None:
-    """Say which samples each worker reads in which step. The dataset must be prepared.
-
-    Example:  slipway data order jobs/quickstart.yaml --steps 0:10 --workers 3 --json
-    """
-    from orchestrator.job_file import load_job
-    from orchestrator.run import sample_order
-
-    rows = sample_order(load_job(job, sets), store=_store(store), steps=steps, workers=workers)
-    _print_list(rows, as_json)
+    print_document({"runs": [describe_run(folder, where) for folder in folders]}, as_json, "print_runs")
 
 
 @app.command()
@@ -355,7 +254,7 @@ def submit(
     from orchestrator.job_file import load_job
 
     ended = submit_and_follow(load_job(job, sets), address=address, store=store.absolute(), until=until)
-    _print(ended.document, as_json, "print_row")
+    print_document(ended.document, as_json, "print_row")
     sys.exit(ended.exit_code)
 
 
@@ -367,9 +266,9 @@ def doctor(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """
     from orchestrator.cluster.doctor import examine
 
-    checks = [vars(check) for check in examine(_store(store).root)]
+    checks = [vars(check) for check in examine(store_at(store).root)]
     healthy = all(check["ok"] for check in checks)
-    _print({"healthy": healthy, "checks": checks}, as_json, "print_checks")
+    print_document({"healthy": healthy, "checks": checks}, as_json, "print_checks")
     if not healthy:
         sys.exit(1)
 
@@ -417,31 +316,6 @@ def _fail(error: SlipwayError, as_json: bool) -> NoReturn:
 
 def _verb() -> str:
     return next((word + " " for word in sys.argv[1:] if not word.startswith("-")), "")
-
-
-def _store(root: Path) -> Store:
-    from orchestrator.store import Store
-
-    return Store(root.absolute())
-
-
-def _print(document: dict[str, Any], as_json: bool, printer: str) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
-        return
-    from orchestrator import cli_print, cli_print_data  # tables are for people, and cost a tenth of a second
-
-    getattr(cli_print_data if hasattr(cli_print_data, printer) else cli_print, printer)(document)
-
-
-def _print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
-        return
-    from orchestrator.cli_print_data import print_order
-
-    print_order(rows)
 
 
 def _wait_for_signal() -> None:

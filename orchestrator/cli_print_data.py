@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 _out = Console(highlight=False)
 _BAR_CHARACTERS = 40
@@ -30,7 +30,7 @@ def print_datasets(document: dict[str, Any]) -> None:
     if not document["datasets"]:
         _out.print("none")
         return
-    table = Table("dataset", "kind", "documents", "tokens", "train tokens", "rejected")
+    table = Table(Column("dataset", overflow="fold"), "kind", "documents", "tokens", "train tokens", "rejected")
     for row in document["datasets"]:
         if "error" in row:
             table.add_row(row["dataset"], row["error"])
@@ -99,7 +99,8 @@ def print_found(document: dict[str, Any]) -> None:
     if not document["matches"]:
         _out.print("no dataset of the store has it")
         return
-    table = Table("dataset", "state", "split", "shard", "position", "source file", "row", "runs that trained on it")
+    names = ("dataset", "state", "split", "shard", "position", "source file", "row", "runs that trained on it")
+    table = Table(*(Column(name, overflow="fold") for name in names))
     for match in document["matches"]:
         cells = [match.get(k) for k in ("dataset", "state", "split", "shard", "position", "file", "row")]
         table.add_row(*("" if c is None else str(c) for c in cells), ", ".join(match["runs"]) or "none")

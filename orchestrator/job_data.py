@@ -168,7 +168,7 @@ class Privacy(Section):
     """Personal data and secrets."""
 
     action: Annotated[Literal["redact", "drop", "off"], BeforeValidator(off)] = "redact"
-    """`redact`: replaced by a placeholder of its kind, such as <EMAIL>. `drop`: the document is removed."""
+    """`redact`: replaced by a placeholder of its kind, such as `<EMAIL>`. `drop`: the document is removed."""
     kinds: list[PersonalData] = Field(
         default=["email", "phone", "ip", "credit_card", "iban", "national_id", "api_key", "private_key"], min_length=1
     )
@@ -275,7 +275,8 @@ class Data(Section):
     max_document_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 << 20
     """A longer text file is read as several documents, cut at line ends; a longer row is rejected."""
     cache_bytes: Positive = 64 << 30
-    """Shards of datasets on an object store are kept on the local disk while they are used: at most this much."""
+    """Shards of datasets on an object store are kept on the local disk while a run reads them: at most this much, and
+    no less than all that the run reads."""
     max_rejected: NotNegative = 1000
     """Rows and files that cannot be read are named in `rejected.jsonl`; more than this many stop the stage."""
 

@@ -14,7 +14,7 @@ from orchestrator.errors import DataError, SlipwayError
 from orchestrator.identity import content_hash, dataset_hash, mixture_hash, run_hash
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment, load_job
-from orchestrator.plan import StageStatus
+from orchestrator.plan import Stage, StageStatus
 from orchestrator.store import Store, is_committed, sha256_file
 from orchestrator.track import metrics
 from orchestrator.track.metric_log import read_metrics
@@ -83,9 +83,9 @@ def standing(job: JobSpec, store: Store) -> Standing:
         listing = list_sources(job.data, environment(), limit_s=_LISTING_LIMIT_S)
         identity = dataset_identity(job, listing, store)
     except ListingTooSlowError:
-        return _unknown(f"listing the sources takes over {_LISTING_LIMIT_S} s, or they are on an object store")
+        return _unknown(job, f"listing the sources takes over {_LISTING_LIMIT_S} s, or they are on an object store")
     except SlipwayError as error:
-        return _unknown(error.message)
+        return _unknown(job, error.message)
     warnings = [f"no file matches {source}" for source in listing.unmatched]
     warnings += [f"{refused} is left out" for refused in listing.refused[:_NAMED]]
     dataset = store.dataset(job.name, identity)
@@ -137,7 +137,7 @@ def _status(folder: Path) -> Any:
     return "done" if is_committed(folder) else "todo"
 
 
-def _unknown(reason: str) -> Standing:
-    names = ("prepare", "train", "export")
-    stages = [StageStatus(stage=name, status="unknown", detail=reason) for name in names]  # type: ignore[arg-type]
-    return Standing([*stages, StageStatus(stage="serve", status="todo")], [reason])
+def _unknown(job: JobSpec, reason: str) -> Standing:
+    names: tuple[Stage, ...] = ("prepare", "train", "export") if job.train else ("prepare",)
+    stages = [StageStatus(stage=name, status="unknown", detail=reason) for name in names]
+    return Standing([*stages, *([StageStatus(stage="serve", status="todo")] if job.train else [])], [reason])

@@ -71,7 +71,17 @@ def with_absolute_paths(job: JobSpec) -> JobSpec:
     sources = [source.model_copy(update={"path": absolute(source.path)}) for source in job.data.sources]
     given = job.data.tokenizer.path
     tokenizer = job.data.tokenizer.model_copy(update={"path": absolute(given) if given else None})
-    data = job.data.model_copy(update={"sources": sources, "tokenizer": tokenizer})
+    template = tokenizer.chat_template
+    if template and template != "chatml" and "{" not in template.replace("${", ""):
+        tokenizer = tokenizer.model_copy(update={"chat_template": absolute(template)})
+    against = [e.model_copy(update={"path": absolute(e.path)}) for e in job.data.deduplicate.against]
+    deduplicate = job.data.deduplicate.model_copy(update={"against": against})
+    datasets = [  # a name stands for a dataset of the store there
+        d.model_copy(update={"dataset": absolute(d.dataset)}) if Path(d.dataset).is_dir() else d
+        for d in job.data.datasets
+    ]
+    update = {"sources": sources, "tokenizer": tokenizer, "deduplicate": deduplicate, "datasets": datasets}
+    data = job.data.model_copy(update=update)
     return job.model_copy(update={"data": data})
 
 

@@ -65,11 +65,13 @@ def _shown(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _by_piece(dataset: Dataset, asked: str) -> Iterator[dict[str, Any]]:
     """By a part of the text, through all shards: minutes for gigabytes."""
-    if "components" in dataset.manifest or len(asked.strip()) < _MIN_PIECE_CHARACTERS:
+    if "components" in dataset.manifest:
         return
     settings = Data.model_validate(dataset.manifest["settings"])
     piece = Cleaner(settings.clean).normalise(asked)
-    pieces = {piece, Scrubber(settings.privacy).scrub(piece).text}
+    pieces = {p for p in (piece, Scrubber(settings.privacy).scrub(piece).text) if _tells(p)}
+    if not pieces:
+        return
     rows = [(split, row) for split in dataset.manifest["splits"] for row in dataset.shard_rows(split)]
     with bar(f"search {dataset.path.name}", len(rows), unit="shards") as update:
         for done, (split, row) in enumerate(rows, start=1):
@@ -78,6 +80,11 @@ def _by_piece(dataset: Dataset, asked: str) -> Iterator[dict[str, Any]]:
                 if any(p in text for p in pieces):
                     yield _entry(dataset, split, row, document)
             update(done, "")
+
+
+def _tells(piece: str) -> bool:
+    """Whether a piece can be searched for: not one that stands everywhere, such as a placeholder."""
+    return len(re.sub("<[A-Z_]+>", "", piece).strip()) >= _MIN_PIECE_CHARACTERS
 
 
 def _entry(dataset: Dataset, split: str, row: dict[str, Any], document: Stored) -> dict[str, Any]:

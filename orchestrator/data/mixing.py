@@ -13,6 +13,7 @@ from orchestrator.data.sources.listing import is_remote
 from orchestrator.errors import DataError
 from orchestrator.job import JobSpec
 from orchestrator.job_data import Data
+from orchestrator.job_file import environment, resolve_env
 from orchestrator.store import MANIFEST, MARKER, Store, commit, write_json, writing
 
 
@@ -32,10 +33,8 @@ def find_components(data: Data, store: Store) -> list[Found]:
     Raises:
         StoreError, DataError: one is not there, not complete, or not of this version.
     """
-    return [
-        _remote(component.dataset) if is_remote(component.dataset) else _local(component.dataset, store)
-        for component in data.datasets
-    ]
+    asked = [resolve_env(component.dataset, environment()) for component in data.datasets]
+    return [_remote(place) if is_remote(place) else _local(place, store) for place in asked]
 
 
 def _local(asked: str, store: Store) -> Found:

@@ -26,6 +26,7 @@ from orchestrator.data.passes.duplicates import Removals, find_exact, find_near
 from orchestrator.data.passes.read import read_unit
 from orchestrator.data.passes.sift import NGRAMS, Sifting, index_evaluations, sift_unit, split_digest
 from orchestrator.data.passes.tokenise import LEDGER, Tokenising, tokenise_unit, train_unit
+from orchestrator.data.refine.clean import Cleaner
 from orchestrator.data.report import Findings, manifest_facts, write_report
 from orchestrator.data.sources.listing import Listing, require_files, resolve_path
 from orchestrator.data.sources.rows import Part
@@ -65,6 +66,7 @@ def prepare(job: JobSpec, store: Store, *, listing: Listing, identity: str, conn
             mix_datasets(job, store, final, identity)
             return open_dataset(final)
         sweep_abandoned(store.datasets, job.name, identity)
+        Cleaner(job.data.clean)  # settings that cannot be are refused before anything starts
         connect()
         began_at = time.monotonic()
         work = Work(work_folder(store.datasets, job.name, identity))
@@ -277,12 +279,13 @@ def _note_timing(store: Store, final: Path, work: Work, made: _Made, *, seconds:
     """How long it took, beside the dataset and never in it: the same input gives the same bytes."""
     tokens = sum(s["tokens"] for t in made.findings.tokenised for rows in t["shards"].values() for s in rows)
     encode_s = sum(t["cpu_s"] for t in made.findings.tokenised)
-    timing = {
+    timing: dict[str, Any] = {
         "seconds": round(seconds, 3),
         "passes": work.seconds,
         "resumed_units": work.resumed,
         "peak_task_bytes": work.peak_bytes,
-        "tokens_per_s": round(tokens / max(seconds, 1e-9), 1),
         "tokenise_tokens_per_cpu_s": round(tokens / max(encode_s, 1e-9), 1),
     }
+    if not work.resumed:  # else this attempt did only the rest
+        timing["tokens_per_s"] = round(tokens / max(seconds, 1e-9), 1)
     write_json(store.datasets / f".{final.name}.timing.json", timing)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.shards import open_shard
+from orchestrator.data.shelf import shard_at_hand
 from orchestrator.data.tokens.tokenizer import load
 from orchestrator.errors import DataError
 
@@ -52,11 +53,12 @@ def read_back(dataset: Dataset, row: dict[str, Any]) -> Iterator[Stored]:
     Raises:
         DataError: the shard cannot be read, or holds something else than the manifest says.
     """
-    path = dataset.path / row["path"]
     tokenizer = _tokenizer(dataset.tokenizer_path)
-    if dataset.kind != "text":
-        yield from _read_rows(path, row, tokenizer)
-        return
+    with shard_at_hand(dataset, row, dataset.manifest["settings"]["cache_bytes"]) as path:
+        yield from (_read_text if dataset.kind == "text" else _read_rows)(path, row, tokenizer)
+
+
+def _read_text(path: Path, row: dict[str, Any], tokenizer: Any) -> Iterator[Stored]:
     shard = open_shard(path)
     if len(shard.document_ends) != row["documents"] or len(shard.tokens) != row["tokens"]:
         raise DataError(

@@ -27,21 +27,28 @@ def parts_at_hand(
     weights = [s.weight for s in data.sources] + [d.weight for d in data.datasets]
     rows = dataset.shard_rows(split)
     with contextlib.ExitStack() as leases:
-        paths = [_at_hand(dataset, row, data, environ, leases) for row in rows]
+        paths = [leases.enter_context(shard_at_hand(dataset, row, data.cache_bytes, environ=environ)) for row in rows]
         yield [
             Part(name, weight, [path for path, row in zip(paths, rows, strict=True) if row["source"] == number])
             for number, (name, weight) in enumerate(zip(data.part_names, weights, strict=True))
         ]
 
 
-def _at_hand(
-    dataset: Dataset, row: dict[str, Any], data: Data, environ: Mapping[str, str], leases: contextlib.ExitStack
-) -> Path:
+@contextlib.contextmanager
+def shard_at_hand(
+    dataset: Dataset, row: dict[str, Any], cache_bytes: int, *, environ: Mapping[str, str] = os.environ
+) -> Iterator[Path]:
+    """One shard, as the manifest's row names it.
+
+    Raises:
+        DataError: as `parts_at_hand`.
+    """
     if not is_remote(row["path"]):
-        return dataset.path / row["path"]
+        yield dataset.path / row["path"]
+        return
     from orchestrator.data.sources.remote import download
 
     base = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = ShardCache(base / "slipway" / "shards", data.cache_bytes, download)
-    path: Path = leases.enter_context(cache.open(row["path"], row["bytes"], row["sha256"]))
-    return path
+    cache = ShardCache(base / "slipway" / "shards", cache_bytes, download)
+    with cache.open(row["path"], row["bytes"], row["sha256"]) as path:
+        yield path

@@ -18,22 +18,33 @@ from orchestrator.cli import app
 from orchestrator.errors import JobError
 
 Slipway = Callable[..., "subprocess.CompletedProcess[str]"]
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+GROUPS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = {
+    " ".join(words): command
+    for name, found in GROUPS.items()
+    for words, command in (
+        [((name, inner), c) for inner, c in found.commands.items()]
+        if hasattr(found, "commands")
+        else [((name,), found)]
+    )
+}
+"""Every verb; those of a group as `data show`."""
 TAKES_JOB = sorted(name for name, c in COMMANDS.items() if any("--set" in p.opts for p in c.params))
 
 
 def test_these_verbs_work() -> None:
     wanted = {"plan", "run", "prepare", "train", "export", "serve", "runs", "submit", "doctor"}
+    wanted |= {f"data {verb}" for verb in ("list", "show", "sample", "verify", "find", "order")}
     assert wanted <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_the_help_of_every_verb_has_an_example_that_parses(verb: str, root: Path) -> None:
-    done = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    done = CliRunner().invoke(app, [*verb.split(), "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert done.exit_code == 0
     (example,) = re.findall(r"^\s*Example:\s+(slipway .*)$", done.output, re.MULTILINE)
     words = shlex.split(example)
-    assert words[:2] == ["slipway", verb]
+    assert words[: 1 + len(verb.split())] == ["slipway", *verb.split()]
     known = {option for parameter in COMMANDS[verb].params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
     for job in (word for word in words if word.endswith(".yaml")):
@@ -50,7 +61,7 @@ def test_every_verb_takes_json_and_a_store(verb: str) -> None:
 def test_the_help_names_every_verb(slipway: Slipway) -> None:
     done = slipway("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert [verb for verb in COMMANDS if not re.search(rf"^ +{verb} +\S", done.stdout, re.MULTILINE)] == []
+    assert [verb for verb in GROUPS if not re.search(rf"^ +{verb} +\S", done.stdout, re.MULTILINE)] == []
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int) -> str:
@@ -123,9 +134,9 @@ def test_debug_shows_the_traceback(slipway: Slipway) -> None:
 
 @pytest.mark.parametrize("verb", TAKES_JOB)
 def test_every_verb_that_takes_a_job_takes_set(verb: str, root: Path) -> None:
-    address = ["--address", "http://127.0.0.1:1"] if verb == "submit" else []
+    needed = {"submit": ["--address", "http://127.0.0.1:1"], "data order": ["--steps", "0:1"]}.get(verb, [])
     job = str(root / "jobs" / "quickstart.yaml")
-    done = CliRunner().invoke(app, [verb, job, "--set", "train.zero.stage=9", *address])
+    done = CliRunner().invoke(app, [*verb.split(), job, "--set", "train.zero.stage=9", *needed])
     assert isinstance(done.exception, JobError)
     assert "--set train.zero.stage: train.zero.stage = 9" in done.exception.message
 

@@ -31,8 +31,11 @@ def test_every_job_plans(path: Path, slipway: Slipway) -> None:
     done = slipway("plan", f"jobs/{path.name}", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
+    if load_job(path).train is None:
+        assert (document["plan"], list(document["stages"])) == (None, ["prepare"])
+        return
     assert document["plan"]["parameters"] > 0
-    assert list(document["stages"]) == ["prepare", "train", "export", "serve"]
+    assert next(iter(document["stages"])) == "prepare"
 
 
 def test_a_plan_is_shown_to_people(slipway: Slipway) -> None:

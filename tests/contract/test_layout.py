@@ -15,7 +15,13 @@ MAX_FUNCTION_LINES = 60
 OURS = sorted(p for top in ("orchestrator", "model") for p in (ROOT / top).rglob("*.py"))
 SOURCES = [*OURS, *sorted(p for top in ("tests", "benchmarks", "scripts") for p in (ROOT / top).rglob("*.py"))]
 UNIT_TESTS = sorted((ROOT / "tests" / "unit").rglob("test_*.py"))
-ACROSS_MODULES = {"train/test_gradients.py": "shares, micro-batches, weights and the model together"}
+ACROSS_MODULES = {
+    "train/test_gradients.py": "shares, micro-batches, weights and the model together",
+    "data/labelled/test_encoding.py": "every kind: records to columns",
+    "data/labelled/test_formats.py": "CoNLL and SQuAD files",
+    "data/labelled/test_real_data.py": "every kind on published sets",
+    "data/labelled/test_rows.py": "every kind: rows to records",
+}
 """Unit tests of what several modules do together, with what that is."""
 OUTSIDE = ("/" + "work/", "/" + "root/")
 

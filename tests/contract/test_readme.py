@@ -115,7 +115,12 @@ def test_slipway_has_the_verb_and_its_options(command: Command) -> None:
         return
     verb, rest = words[0], words[1:]
     assert verb in CLI.commands, f"there is no verb {verb!r}"
-    known = {option for parameter in CLI.commands[verb].params for option in parameter.opts} | {"--help"}
+    found = CLI.commands[verb]
+    if hasattr(found, "commands") and rest:
+        verb, rest = rest[0], rest[1:]
+        assert verb in found.commands, f"there is no verb {words[0]} {verb!r}"
+        found = found.commands[verb]
+    known = {option for parameter in found.params for option in parameter.opts} | {"--help"}
     used = {word.partition("=")[0] for word in rest if word.startswith("-") and word != "-"}
     assert used <= known, f"{verb} has no {', '.join(sorted(used - known))}"
 

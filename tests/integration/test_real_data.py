@@ -13,7 +13,7 @@ from harness import Runner
 from tokenizers import Tokenizer
 
 from orchestrator.data.dataset import open_dataset
-from orchestrator.data.load.loader import TokenStream
+from orchestrator.data.load.stream import TokenStream
 
 DATA = os.environ.get("SLIPWAY_TEST_DATA")
 pytestmark = pytest.mark.skipif(not DATA, reason="SLIPWAY_TEST_DATA is not set")
@@ -27,9 +27,8 @@ def unpack(name: str, into: Path) -> str:
 
 def all_ids(folder: Path, split: str) -> list[int]:
     stream = TokenStream(open_dataset(folder).shard_paths(split))
-    ids = np.empty(len(stream), dtype=np.int64)
-    stream.read_into(ids, 0)
-    return ids.tolist()
+    ids: list[int] = stream.rows(np.zeros(1, dtype=np.int64), len(stream))[0].tolist()
+    return ids
 
 
 def test_wikitext_comes_back_to_the_letter(runner: Runner, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class ShardCache:
             raise DataError(
                 f"{uri} needs {size_bytes} bytes, but the cache of {self._limit_bytes} bytes has "
                 f"{max(0, size_bytes - excess)} that are not in use ({self._folder})",
-                fix=f"raise the cache's limit by {excess} bytes or more",
+                fix=f"raise data.cache_bytes by {excess} or more",
             )
 
     def _held(self) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -107,6 +108,7 @@ def tokenise_unit(
     folder: Path, number: int, documents: Path, origins: list[Origin], settings: Tokenising
 ) -> dict[str, Any]:
     """Write the shards of one unit and its part of the ledger."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one core; waking other threads costs more than it gives
     began_at = time.process_time()
     writer = (_TextWriter if settings.data.kind == "text" else _RowWriter)(folder, number, origins, settings)
     batches: dict[str, _Batch] = {}

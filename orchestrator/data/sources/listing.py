@@ -127,7 +127,8 @@ def require_files(listing: Listing) -> None:
     if listing.unmatched:
         raise DataError(
             "no file matches " + ", ".join(listing.unmatched),
-            fix="check path, include and exclude under data.sources; relative paths start at the current directory",
+            fix="check path, include and exclude under data.sources, and data.deduplicate.against; relative paths "
+            "start at the current directory",
         )
 
 

@@ -1,7 +1,7 @@
 """Object stores through pyarrow.fs: `s3://` and `gs://`. Credentials come from the environment.
 
 S3: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, and `AWS_ENDPOINT_URL` for other
-stores with the same protocol. GCS: application default credentials, and `STORAGE_EMULATOR_HOST`.
+stores with the same protocol. GCS: application default credentials, and `CLOUD_STORAGE_EMULATOR_ENDPOINT`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ _SLICE_CHARACTERS = 1 << 20
 _SAFE_CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 """Between a letter and a space that a letter follows: every pattern below ends a word there."""
 _MAX_WORDS = 400_000
-"""Words kept in the table, about 200 bytes each. When it is full, those that were met last go: frequent ones come early."""
+"""Words kept in the table, about 200 bytes each. When it is full, those that were met last go: frequent ones are
+met early."""
 _BATCH_CHARACTERS = 1 << 20
 """Texts that are cut before their new words are looked at together: a call of the library costs as much as 50 words."""
 _MAX_WORD_CHARACTERS = 64

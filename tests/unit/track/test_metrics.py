@@ -13,7 +13,10 @@ from orchestrator.track.metrics import MEANINGS, TOKENS_PER_S, typical_tokens_pe
 def test_every_name_has_a_unit_and_a_meaning() -> None:
     names = {value for name, value in vars(metrics).items() if name.isupper() and isinstance(value, str)}
     assert names == set(MEANINGS)
-    assert all(re.fullmatch(r"(train|eval|time)/[a-z_]+", name) and meaning for name, (_, meaning) in MEANINGS.items())
+    assert all(
+        re.fullmatch(r"(train|eval|time|data)/[a-z_]+(/NAME)?", name) and meaning
+        for name, (_, meaning) in MEANINGS.items()
+    )
 
 
 def test_names_carry_their_units() -> None:

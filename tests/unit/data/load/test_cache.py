@@ -78,7 +78,7 @@ def test_what_is_in_use_stays(tmp_path: Path, remote: Remote) -> None:
                 cache.open(*shards["b"]),
             ):
                 pass
-            assert "by 100 bytes or more" in str(caught.value.fix)
+            assert "by 100 or more" in str(caught.value.fix)
 
 
 def test_a_shard_larger_than_the_cache_is_refused(tmp_path: Path, remote: Remote) -> None:
