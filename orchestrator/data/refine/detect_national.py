@@ -145,16 +145,31 @@ _GAP_AT_MOST = 24
 _LETTERS_BEFORE = 6
 _LETTERS_AFTER = 20
 _LONGEST_NAMED = 24
+_LONGEST_PLAIN = 17
 
 
 def national_ids(text: str, run: Run) -> Iterator[tuple[int, int]]:
     """The (start, end) of each number in a run, with the letters that belong to it."""
-    last = min(len(text), run.end + _LETTERS_AFTER)
+    last = min(len(text), run.end + _LETTERS_AFTER) if _may_be_grouped(text, run) else 0
     for match in _GROUPED.finditer(text, max(0, run.start - _LETTERS_BEFORE), last):
         if match.lastgroup is not None and _is_verified(_IDS[match.lastgroup], match[0]):
             yield match.span()
     if (span := _after_its_name(text, run)) is not None:
         yield span
+
+
+def _may_be_grouped(text: str, run: Run) -> bool:
+    """Cheap, for most runs are plain numbers: every shape has letters, signs, spaces or dots enough, or 17 digits."""
+    own = text[run.start : run.end + 1]
+    return (
+        run.mixed
+        or len(own) >= _LONGEST_PLAIN
+        or "-" in own
+        or "/" in own
+        or "+" in own
+        or own.count(" ") > 1
+        or own.count(".") > 2
+    )
 
 
 def _after_its_name(text: str, run: Run) -> tuple[int, int] | None:
