@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 _out = Console(highlight=False)
@@ -21,7 +22,7 @@ def print_prepared(document: dict[str, Any]) -> None:
     table.add_row("personal data", _counts(document["personal_data"]))
     if "tokens_per_s" in document:
         table.add_row("made in", f"{document['seconds']:,.1f} s, {document['tokens_per_s']:,.0f} tokens/s in all")
-    table.add_row("report", document["report"])
+    table.add_row("report", escape(document["report"]))
     _out.print(table)
 
 
@@ -33,7 +34,7 @@ def print_datasets(document: dict[str, Any]) -> None:
     table = Table(Column("dataset", overflow="fold"), "kind", "documents", "tokens", "train tokens", "rejected")
     for row in document["datasets"]:
         if "error" in row:
-            table.add_row(row["dataset"], row["error"])
+            table.add_row(escape(row["dataset"]), escape(row["error"]))
             continue
         table.add_row(row["dataset"], row["kind"], *(f"{row[k]:,}" for k in list(row)[2:]))
     _out.print(table)
@@ -67,7 +68,7 @@ def _print_sources(sources: list[dict[str, Any]]) -> None:
 def _print_rules(details: dict[str, Any]) -> None:
     table = Table("rule", "documents", "MB", "an example", title="removed and mended", title_justify="left")
     for rule, row in details["removed_by_rule"].items():
-        example = row["samples"][0]["text"][:60].replace("\n", " ") if row["samples"] else ""
+        example = escape(row["samples"][0]["text"][:60].replace("\n", " ")) if row["samples"] else ""
         table.add_row(rule, f"{row['documents']:,}", f"{row['bytes'] / 1e6:,.3f}", example)
     for rule, row in details["mended_by_rule"].items():
         table.add_row(f"{rule} (mended)", f"{row['documents']:,}", f"{row['bytes'] / 1e6:,.3f}", "")
@@ -88,7 +89,7 @@ def _print_lengths(lengths: dict[str, Any]) -> None:
 def print_samples(document: dict[str, Any]) -> None:
     """The documents of `slipway data sample`."""
     for sample in document["samples"]:
-        _out.print(f"\n{sample['shard']} document {sample['position']}", style="bold")
+        _out.print(f"\n{sample['shard']} document {sample['position']}", style="bold", markup=False)
         for name, value in sample.items():
             if name not in ("shard", "position"):
                 _out.print(f"{name}: {value}" if name != "text" else value, markup=False)
@@ -103,7 +104,7 @@ def print_found(document: dict[str, Any]) -> None:
     table = Table(*(Column(name, overflow="fold") for name in names))
     for match in document["matches"]:
         cells = [match.get(k) for k in ("dataset", "state", "split", "shard", "position", "file", "row")]
-        table.add_row(*("" if c is None else str(c) for c in cells), ", ".join(match["runs"]) or "none")
+        table.add_row(*("" if c is None else escape(str(c)) for c in cells), ", ".join(match["runs"]) or "none")
     _out.print(table)
 
 

@@ -35,13 +35,19 @@ def content_hash(value: Any) -> str:
 
 
 def dataset_hash(
-    job: JobSpec, listing: list[list[Any]], tokenizer_sha256: str | None, *, against: list[list[Any]] | None = None
+    job: JobSpec,
+    listing: list[list[Any]],
+    tokenizer_sha256: str | None,
+    *,
+    against: list[list[Any]] | None = None,
+    template_sha256: str | None = None,
 ) -> str:
     """Identity of a prepared dataset.
 
     `listing` and `against` have a row for each file of the sources and of the evaluation sets: number of the source,
-    relative path, bytes, modification time (ns). The sequence length is no part of it: shards are one flat stream. Nor
-    are the place of the sources, their weights, and what is only a limit.
+    relative path, bytes, modification time (ns). `template_sha256` is of a chat template in a file. The sequence length
+    is no part of it: shards are one flat stream. Nor are the place of the sources, their weights, and what is only a
+    limit.
     """
     data = job.data.model_dump(mode="json", exclude={"curriculum", "max_rejected", "cache_bytes", "datasets"})
     places = {"path", "include", "exclude", "weight", "name"}
@@ -50,6 +56,8 @@ def dataset_hash(
         del evaluation["path"]
     if job.data.tokenizer.path:
         data["tokenizer"] = {"sha256": tokenizer_sha256, "chat_template": job.data.tokenizer.chat_template}
+    if template_sha256:
+        data["tokenizer"]["chat_template"] = template_sha256
     names = job.data.part_names
     content = {"format": DATASET_FORMAT, "listing": listing, "against": against or [], "names": names, "data": data}
     return content_hash(content)

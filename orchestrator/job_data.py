@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from orchestrator.job_section import Fraction, NotNegative, Off, Positive, Section, Switch, Threshold, off
 
@@ -50,6 +58,15 @@ class Source(Section):
     """All of this source goes to this split; null: each document by a hash of its content."""
     weight: Annotated[float, Field(gt=0.0)] | None = None
     """Share of the training samples, relative to the other weights; null everywhere: each sample once an epoch."""
+
+    @field_validator("document_start")
+    @classmethod
+    def _is_an_expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"document_start is no regular expression: {error}") from None
+        return value
 
 
 class Rules(Section):

@@ -121,7 +121,7 @@ def sample_order(job: JobSpec, *, store: Store, steps: str, workers: int) -> lis
     from orchestrator.data.show import order
 
     first, _, last = steps.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise JobError(f"--steps {steps!r} is no range of steps", fix="write FIRST:LAST, such as 0:10")
     identity = dataset_identity(job, list_sources(job.data, environment()), store)
     path = store.dataset(job.name, identity)

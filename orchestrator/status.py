@@ -44,7 +44,11 @@ def dataset_identity(job: JobSpec, listing: Listing, store: Store) -> str:
         return mixture_hash(job, [str(found.manifest["hash"]) for found in find_components(job.data, store)])
     path = job.data.tokenizer.path
     sha256 = _given_tokenizer_sha256(resolve_path(path, environment())) if path else None
-    return dataset_hash(job, listing.rows(), sha256, against=listing.against_rows())
+    template = job.data.tokenizer.chat_template
+    in_a_file = template not in (None, "chatml") and "{{" not in str(template) and "{%" not in str(template)
+    template_sha256 = _sha256(Path(resolve_path(str(template), environment())), "chat_template") if in_a_file else None
+    against = listing.against_rows()
+    return dataset_hash(job, listing.rows(), sha256, against=against, template_sha256=template_sha256)
 
 
 def _given_tokenizer_sha256(path: str) -> str:
@@ -52,13 +56,18 @@ def _given_tokenizer_sha256(path: str) -> str:
     place = Path(path)
     names = ("tokenizer.json", "special_tokens_map.json", "tokenizer_config.json", "chat_template.jinja")
     files = [place / name for name in names if (place / name).exists()] if place.is_dir() else [place]
-    try:
-        digests = [sha256_file(file) for file in files]
-    except OSError as error:
-        raise DataError(
-            f"the tokenizer {place} cannot be read: {error.strerror}", fix="check data.tokenizer.path"
-        ) from None
+    digests = [_sha256(file, "path") for file in files]
     return digests[0] if len(digests) == 1 else content_hash(digests)
+
+
+def _sha256(file: Path, key: str) -> str:
+    try:
+        return sha256_file(file)
+    except OSError as error:
+        what = "tokenizer" if key == "path" else "chat template"
+        raise DataError(
+            f"the {what} {file} cannot be read: {error.strerror}", fix=f"check data.tokenizer.{key}"
+        ) from None
 
 
 def given_vocabulary(job: JobSpec) -> int | None:

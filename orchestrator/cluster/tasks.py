@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from orchestrator.errors import SlipwayError, storage_error
+from orchestrator.errors import DataError, SlipwayError, storage_error
 
 T = TypeVar("T")
 
@@ -48,4 +48,9 @@ def run_tasks(
         if isinstance(cause, OSError):
             raise storage_error(cause, doing=f"running {function.__name__}") from error
         raise
+    except ray.exceptions.RayError as error:
+        raise DataError(
+            f"a task ({function.__name__.strip('_')}) died on its worker: {str(error).splitlines()[0]}",
+            fix="look for a lack of memory or a damaged file, then run the same command again: it goes on",
+        ) from error
     return [results[i] for i in range(len(inputs))]

@@ -1,11 +1,12 @@
 """Documents between two passes of a preparation: Arrow files, memory-mapped, any document by its number.
 
-Beside them raw arrays, one number or row a document, for what looks at all documents at once: `digests`, `bytes`,
-`splits`, `signatures`.
+Beside them raw arrays, one number or row a document, for what looks at all documents at once: `digests`, `ids`,
+`bytes`, `splits`, `signatures`.
 """
 
 from __future__ import annotations
 
+import array
 import bisect
 import json
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ _SCHEMA = pa.schema(
 _REMOVED_SCHEMA = pa.schema(
     {"id": pa.binary(ID_BYTES), "file": pa.int32(), "row": pa.int64(), "state": pa.string(), "kept_as": pa.binary(16)}
 )
-Array = npt.NDArray[Any]
+Numbers = npt.NDArray[Any]
 
 
 class Document(NamedTuple):
@@ -48,7 +49,7 @@ class Document(NamedTuple):
     labels: str
     """JSON; empty for `kind: text`."""
     id: bytes
-    """Digest of its text after cleaning, before redaction."""
+    """Digest of its text after cleaning, before redaction; where it has no text, of its labels."""
     file: int
     """Number of its part in the unit."""
     row: int
@@ -116,7 +117,8 @@ class DocumentWriter:
         self._documents = _Batches(folder / _FILE, _SCHEMA)
         self._removed = _Batches(folder / _REMOVED, _REMOVED_SCHEMA)
         self._digests = (folder / "digests").open("wb")
-        self._bytes: list[int] = []
+        self._ids = (folder / "ids").open("wb")
+        self._bytes = array.array("q")
         self._splits = bytearray()
         self.count = 0
 
@@ -127,13 +129,16 @@ class DocumentWriter:
         self._documents.close()
         self._removed.close()
         self._digests.close()
-        np.array(self._bytes, dtype=np.int64).tofile(self._folder / "bytes")
+        self._ids.close()
+        (self._folder / "bytes").write_bytes(self._bytes.tobytes())
         (self._folder / "splits").write_bytes(bytes(self._splits))
 
-    def append(self, document: Document, size_bytes: int) -> None:
-        """A document that stays for now; `size_bytes` is its text's."""
-        self._documents.append(document, size_bytes)
-        self._digests.write(document.id)
+    def append(self, document: Document, *, digest: bytes | None = None) -> None:
+        """A document that stays for now; `digest` is what duplicates share, its id by default."""
+        size_bytes = len(document.text.encode())
+        self._documents.append(document, size_bytes + len(document.labels))
+        self._digests.write(digest or document.id)
+        self._ids.write(document.id)
         self._bytes.append(size_bytes)
         self._splits.append(SPLIT_CODES[document.split])
         self.count += 1
@@ -147,10 +152,11 @@ SPLIT_CODES = {"test": 0, "validation": 1, "train": 2, "": 3}
 """The order in which duplicates are looked at: what is measured with stays, what is trained on goes."""
 
 
-def read_array(folder: Path, name: str) -> Array:
-    """One of a unit's arrays, memory-mapped: digests [N, 16], bytes [N], splits [N], signatures [N, values]."""
+def read_array(folder: Path, name: str) -> Numbers:
+    """One of a unit's arrays, memory-mapped: digests and ids [N, 16], bytes [N], splits [N], signatures [N, values]."""
     dtype, columns = {
         "digests": (np.uint8, ID_BYTES),
+        "ids": (np.uint8, ID_BYTES),
         "bytes": (np.int64, 0),
         "splits": (np.uint8, 0),
         "signatures": (SIGNATURE_DTYPE, SIGNATURE_VALUES),

@@ -14,11 +14,11 @@ from orchestrator.data.reading import Stored, read_back
 from orchestrator.data.refine.clean import Cleaner
 from orchestrator.data.refine.exact import content_digest
 from orchestrator.data.refine.privacy import Scrubber
-from orchestrator.errors import SlipwayError, StoreError
+from orchestrator.errors import DataError, JobError, SlipwayError, StoreError
 from orchestrator.job_data import Data
 from orchestrator.runfolder import dataset_of
 from orchestrator.store import Store, is_committed
-from orchestrator.track.progress import bar
+from orchestrator.track.progress import bar, say
 
 _ID = re.compile(r"[0-9a-f]{8,32}")
 _MIN_PIECE_CHARACTERS = 8
@@ -30,17 +30,26 @@ def find(store: Store, asked: str) -> dict[str, Any]:
 
     Raises:
         StoreError: the store has no dataset.
+        JobError: what is asked for is not UTF-8.
     """
+    if any("\ud800" <= c <= "\udfff" for c in asked):
+        raise JobError("the text that is asked for is not UTF-8", fix="convert it first, such as with iconv")
     folders = [path for path in sorted(store.datasets.glob("*")) if is_committed(path)]
     if not folders:
         raise StoreError(f"there is no dataset in {store.root}", fix="check --store")
-    datasets = [open_dataset(path, verify=False) for path in folders]
+    datasets, skipped = [], []
+    for path in folders:
+        try:
+            datasets.append(open_dataset(path, verify=False))
+        except DataError as error:
+            skipped.append({"dataset": store.relative(path), "reason": error.message})
+            say(f"not searched: {error.message}")
     runs = _runs(store)
     matches = []
     for dataset in datasets:
         for entry in _in_ledger(dataset, asked) or list(_by_piece(dataset, asked)):
             matches.append({"dataset": store.relative(dataset.path), **entry, "runs": _trained(dataset, entry, runs)})
-    return {"asked": asked, "found": len(matches), "matches": matches}
+    return {"asked": asked, "found": len(matches), "matches": matches, "skipped": skipped}
 
 
 def _in_ledger(dataset: Dataset, asked: str) -> list[dict[str, Any]]:
@@ -49,7 +58,8 @@ def _in_ledger(dataset: Dataset, asked: str) -> list[dict[str, Any]]:
         return []  # its documents stand in the ledgers of the datasets that it mixes
     if _ID.fullmatch(asked):
         whole = bytes.fromhex(asked[: len(asked) // 2 * 2])
-        if found := [_shown(e) for e in find_ids(dataset.ledger_paths, [whole], prefix=len(whole) < ID_BYTES)]:
+        entries = find_ids(dataset.ledger_paths, [whole], prefix=len(whole) < ID_BYTES)
+        if found := [_shown(e) for e in entries if e["id"].hex().startswith(asked)]:
             return found
     settings = Data.model_validate(dataset.manifest["settings"])
     cleaner = Cleaner(settings.clean)

@@ -16,23 +16,22 @@ import pyarrow as pa
 from orchestrator.data.documents import ID_BYTES, Removed
 
 KEPT = "kept"
-_TEXT = pa.dictionary(pa.int32(), pa.string())
-_SCHEMA = pa.schema(
+_PLAIN = pa.schema(
     {
         "id": pa.binary(ID_BYTES),
-        "state": _TEXT,
+        "state": pa.string(),
         "source": pa.int32(),
-        "file": _TEXT,
+        "file": pa.string(),
         "row": pa.int64(),
-        "split": _TEXT,
-        "shard": _TEXT,
+        "split": pa.string(),
+        "shard": pa.string(),
         "position": pa.int64(),
         "first_token": pa.int64(),
         "tokens": pa.int64(),
         "kept_as": pa.binary(ID_BYTES),
     }
 )
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 8192
 
 
 class Entry(NamedTuple):
@@ -70,13 +69,33 @@ def removed_entries(removed: Iterator[Removed], origins: Sequence[Origin]) -> It
         yield Entry(one.id, one.state, origin.source, origin.file, row, kept_as=one.kept_as)
 
 
-def write_ledger(path: Path, entries: list[Entry]) -> None:
-    """The entries of one unit."""
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        columns = list(zip(*entries, strict=True)) or [()] * len(_SCHEMA)
-        whole = pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
-        for batch in whole.unify_dictionaries().to_batches(max_chunksize=_BATCH_ROWS):
-            writer.write_batch(batch)
+class LedgerWriter:
+    """The entries of one unit, written as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self._sink = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._sink, _PLAIN)
+        self._held: list[Entry] = []
+
+    def __enter__(self) -> LedgerWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._writer.close()
+        self._sink.close()
+
+    def append(self, entry: Entry) -> None:
+        """One document."""
+        self._held.append(entry)
+        if len(self._held) >= _BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            columns = [pa.array(c, f.type) for c, f in zip(zip(*self._held, strict=True), _PLAIN, strict=True)]
+            self._writer.write_batch(pa.record_batch(columns, schema=_PLAIN))
+        self._held = []
 
 
 def entry_at(path: Path, shard: str, position: int) -> dict[str, Any] | None:

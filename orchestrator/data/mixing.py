@@ -68,6 +68,14 @@ def mix_datasets(job: JobSpec, store: Store, final: Path, identity: str) -> None
     found = find_components(job.data, store)
     _require_alike(found, "kind", [one.manifest["kind"] for one in found])
     _require_alike(found, "tokenizer", [one.manifest["tokenizer"]["sha256"] for one in found])
+    _require_alike(found, "chat template", [str(one.manifest["tokenizer"]["chat_template"]) for one in found])
+    _require_alike(found, "list of labels", [", ".join(one.manifest["labels"]) for one in found])
+    _require_alike(found, "columns", [str(one.manifest["settings"]["columns"]) for one in found])
+    if job.data.kind != found[0].manifest["kind"]:
+        raise DataError(
+            f"data.kind is {job.data.kind}, but the datasets are of kind {found[0].manifest['kind']}",
+            fix=f"set data.kind: {found[0].manifest['kind']}",
+        )
     names = job.data.part_names
     first = found[0].manifest
     shared = {key: first[key] for key in ("kind", "tokenizer", "vocab_size", "eos_token", "eos_token_id", "labels")}
@@ -92,7 +100,7 @@ def _require_alike(found: list[Found], what: str, values: list[str]) -> None:
     for one, value in zip(found, values, strict=True):
         if value != values[0]:
             raise DataError(
-                f"{one.place} has another {what} than {found[0].place}: {value[:16]} and {values[0][:16]}",
+                f"{one.place} has another {what} than {found[0].place}: {value[:60]!r} and {values[0][:60]!r}",
                 fix=f"prepare both with one {what}" + (", through data.tokenizer.path" if what == "tokenizer" else ""),
             )
 

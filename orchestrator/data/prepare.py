@@ -118,7 +118,7 @@ class _Preparation:
         self._require_documents(reads, sifts)
         decision = self._split(sifts)
         labels = self._labels(sifts)
-        text, known = self._tokenizer(decision, sifts)
+        text, known = self._tokenizer(decision)
         require_vocabulary(self.job, known.vocab_size)
         bases = first_rows(self.units, [r["part_rows"] for r in reads])
         origins = [
@@ -150,7 +150,11 @@ class _Preparation:
             check(0, {"rejected_count": 0, "rejected": []})
         known = self._given_tokenizer()[1] if self.data.tokenizer.path else None
         inputs = [(unit, self.data, known) for unit in self.units]
-        reads = self.work.run("read", read_unit, inputs, check=check)
+
+        def stale(result: dict[str, Any]) -> bool:  # of an attempt that was to name fewer
+            return bool(len(result["rejected"]) < min(result["rejected_count"], self.data.max_rejected + 1))
+
+        reads = self.work.run("read", read_unit, inputs, check=check, stale=stale)
         if rejected:
             named = [str(r) for r in self.listing.refused]
             for i, result in enumerate(reads):
@@ -160,8 +164,11 @@ class _Preparation:
 
     def _named(self, number: int, result: dict[str, Any]) -> Iterable[str]:
         for one in result["rejected"]:
+            part = self.units[number][one["part"]]
             row = "" if one["row"] is None else f":{one['row']}"
-            yield f"{self.units[number][one['part']].file.relative}{row} ({one['reason']})"
+            if row and part.start and part.file.format != "text":
+                row = f", row {one['row']} behind byte {part.start}"
+            yield f"{part.file.relative}{row} ({one['reason']})"
 
     def _folders(self, name: str) -> list[Path]:
         return [self.work.unit(name, i) for i in range(len(self.units))]
@@ -200,6 +207,11 @@ class _Preparation:
     def _split(self, sifts: list[dict[str, Any]]) -> SplitDecision:
         """By hash; only where that leaves a split empty are all documents looked at."""
         asked = split_rules.asked_for(self.data.split)
+        if not any(s["splits"].get(split_rules.TRAIN) for s in sifts) and all(s.split for s in self.listing.files):
+            raise DataError(
+                "every source names the validation or the test split: nothing is left to train on",
+                fix="set data.sources split: train for one, or leave split out",
+            )
         if all(any(s["splits"].get(name) for s in sifts) for name in asked):
             return SplitDecision(self.data.split)
         given = {s.split for s in self.data.sources if s.split} | {f.split for f in self.listing.files if f.split}
@@ -222,12 +234,11 @@ class _Preparation:
         found = sorted({label for s in sifts for label in s["labels"]})
         return self.data.labels if self.data.labels is not None else found
 
-    def _tokenizer(self, decision: SplitDecision, sifts: list[dict[str, Any]]) -> tuple[str, TokenizerFacts]:
+    def _tokenizer(self, decision: SplitDecision) -> tuple[str, TokenizerFacts]:
         asked = self.data.tokenizer
         if asked.path:
             return self._given_tokenizer()
-        share = min(1.0, asked.sample_bytes / max(1, sum(s["text_bytes"] for s in sifts)))
-        inputs = [(self._folders("sift"), self.data, decision, share)]
+        inputs = [(self._folders("sift"), self.data, decision)]
         self.work.run("tokenizer", train_unit, inputs)
         text = (self.work.unit("tokenizer", 0) / "tokenizer.json").read_text(encoding="utf-8")
         return text, facts(text, chat_template=self._chat_template())

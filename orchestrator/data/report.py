@@ -205,8 +205,7 @@ def _samples(findings: Findings, rule: str) -> list[Result]:
     """The first few documents that a rule removed, with where they stand."""
     found: list[Result] = []
     for unit, (read, sift) in enumerate(zip(findings.reads, findings.sifts, strict=True)):
-        found += read["samples"].get(rule, [])
-        for one in sift["samples"].get(rule, []):
+        for one in [*read["samples"].get(rule, []), *sift["samples"].get(rule, [])]:
             origin = findings.origins[unit][one["part"]]
             rest = {k: v for k, v in one.items() if k not in ("part", "row")}
             found.append({"file": origin.file, "row": one["row"] + origin.base_row, **rest})

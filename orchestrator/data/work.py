@@ -9,6 +9,7 @@ driver may go on writing: it writes the same bytes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import resource
 import shutil
@@ -66,14 +67,19 @@ class Work:
         inputs: Sequence[tuple[Any, ...]],
         *,
         check: Callable[[int, _Result], None] = lambda _number, _result: None,
+        stale: Callable[[_Result], bool] = lambda _result: False,
     ) -> list[_Result]:
         """Call `function(folder, *input)` for every unit that is not finished; the results of all, in order.
 
-        `check` sees each result as soon as it is there, and may raise to stop the pass.
+        `check` sees each result as soon as it is there, and may raise to stop the pass. A finished unit whose
+        result is `stale` is made again.
         """
         began_at = time.monotonic()
         (self.folder / name).mkdir(parents=True, exist_ok=True)
         results = {i: found for i in range(len(inputs)) if (found := _finished(self.unit(name, i))) is not None}
+        for i in [i for i, result in results.items() if stale(result)]:
+            shutil.rmtree(self.unit(name, i))
+            del results[i]
         self.resumed += len(results)
         for i, result in results.items():
             check(i, result)
@@ -119,9 +125,12 @@ def _publishing(folder: Path) -> Iterator[Path]:
         yield aside
         for file in aside.iterdir():
             fsync(file)
-        if _finished(folder) is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        fsync(aside)
+        try:
             aside.rename(folder)
-            fsync(folder.parent)
+        except OSError as error:  # somebody else has published the unit: the same bytes
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        fsync(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -189,6 +189,77 @@ def test_rejected_rows_are_named_and_too_many_stop_the_stage(prepare: Prepare, s
     assert not [p for p in (tmp_path / "other" / "datasets").iterdir() if not p.name.startswith(".")]
 
 
+def test_more_rows_may_be_rejected_at_the_next_try_and_all_are_named(prepare: Prepare, tmp_path: Path) -> None:
+    rows = [*(f"row {i}: {sentence(random.Random(i))}" for i in range(30))]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write("broken\n" * 20)
+    data = {"sources": [{"path": str(tmp_path / "a.jsonl")}]}
+    again, fresh = Store(tmp_path / "again"), Store(tmp_path / "fresh")
+    with pytest.raises(DataError, match="20 rows or files hold no document, over data.max_rejected 3"):
+        prepare({**data, "max_rejected": 3}, into=again)
+    made = [prepare({**data, "max_rejected": 50}, into=store) for store in (again, fresh)]
+    named = [(s.root / m["dataset"] / "rejected.jsonl").read_text() for s, m in zip((again, fresh), made, strict=True)]
+    assert named[0] == named[1]
+    assert len(named[0].splitlines()) == made[0]["rejected"] == 20
+
+
+def test_a_long_text_file_is_kept_whole_in_pieces(prepare: Prepare, store: Store, tmp_path: Path) -> None:
+    rng = random.Random(12)
+    text = "".join(sentence(rng, 12) + "\n" for _ in range(1500))
+    (tmp_path / "long.txt").write_text(text)
+    data = {"sources": [{"path": str(tmp_path / "long.txt")}], "max_document_bytes": 4096, "split": {"validation": 0}}
+    made = prepare(data)
+    assert made["rejected"] == 0
+    assert "".join(texts(open_in(store, made))) == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "field", "said"),
+    [
+        ("not json\n", None, r"exam.jsonl:1 \(not JSON\)"),
+        ('{"text": "a b c"}\n', "question", r"exam.jsonl:1 \(no text in the field 'question'\)"),
+        ("", None, r"exam.jsonl \(no rows\)"),
+    ],
+)
+def test_an_evaluation_set_that_cannot_be_read_stops_the_stage(
+    prepare: Prepare, tmp_path: Path, raw: str, field: str | None, said: str
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [sentence(random.Random(1))])
+    (tmp_path / "exam.jsonl").write_text(raw)
+    against = [{"path": str(tmp_path / "exam.jsonl"), **({"text": field} if field else {})}]
+    with pytest.raises(DataError, match=rf"cannot be kept out of the data: {said}"):
+        prepare({"sources": [{"path": str(tmp_path / "a.jsonl")}], "deduplicate": {"against": against}})
+
+
+def test_a_small_sample_still_trains_a_tokenizer(prepare: Prepare, store: Store, tmp_path: Path) -> None:
+    rng = random.Random(13)
+    write_jsonl(tmp_path / "a.jsonl", [sentence(rng, 2000) for _ in range(5)])
+    tokenizer = {"train": "wordpiece", "vocab_size": 300, "sample_bytes": 2000}
+    made = prepare({"sources": [{"path": str(tmp_path / "a.jsonl")}], "tokenizer": tokenizer})
+    assert open_in(store, made).vocab_size > 50
+
+
+def test_a_labelled_text_stands_on_one_side(prepare: Prepare, store: Store, tmp_path: Path) -> None:
+    rng = random.Random(14)
+    rows = [sentence(rng, 6) for _ in range(120)]
+    with (tmp_path / "a.jsonl").open("w") as file:
+        for row in rows:
+            file.writelines(json.dumps({"text": row, "label": label}) + "\n" for label in ("good", "bad"))
+    data = {"kind": "classification", "sources": [{"path": str(tmp_path / "a.jsonl")}], "split": {"validation": 0.3}}
+    made = prepare(data)
+    assert made["documents"] == 240
+    dataset = open_in(store, made)
+    sides = [
+        {d.shown()["input_text"] for row in dataset.shard_rows(name) for d in read_back(dataset, row)}
+        for name in ("train", "validation")
+    ]
+    assert not sides[0] & sides[1]
+    assert len(sides[0] | sides[1]) == 120
+    (kept, also) = find(store, rows[5])["matches"]
+    assert kept["id"] == also["id"]
+
+
 def test_nothing_left_is_an_error_with_the_reason(prepare: Prepare, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", ["short", "also short"])
     with pytest.raises(DataError, match="no document is left of 2 that were read; 0 rows or files held none"):

@@ -16,7 +16,7 @@ from orchestrator.data.refine.exact import content_digest
 from orchestrator.data.refine.minhash import signature
 from orchestrator.data.refine.privacy import Scrubber
 from orchestrator.data.sources.listing import SourceFile, is_remote
-from orchestrator.data.sources.rows import Part, read_rows
+from orchestrator.data.sources.rows import Part, RowCount, read_rows
 from orchestrator.data.tokens.facts import TokenizerFacts
 from orchestrator.data.values import Record, Rejected, Row, RowError
 from orchestrator.job_data import Data, Near, Privacy, Source
@@ -53,7 +53,7 @@ class _Tally:
         counts[1] += size_bytes
 
     def sample(self, rule: str, found: dict[str, Any], scrubber: Scrubber) -> None:
-        """Show a document: a report is read by many, so without what is personal in it."""
+        """Show a document. A report is read by many: what is personal is searched for in the whole text, then cut."""
         own = self.samples.setdefault(rule, [])
         if len(own) < SAMPLES:
             own.append({**found, "text": scrubber.scrub(found["text"]).text[:SAMPLE_CHARACTERS]})
@@ -76,20 +76,19 @@ def read_unit(folder: Path, unit: list[Part], data: Data, known: TokenizerFacts 
         signatures = stack.enter_context((folder / "signatures").open("wb")) if reader.near else None
         for number, part in enumerate(unit):
             source = data.sources[part.file.source]
-            rows = 0
-            for found in reader.rows(part, source):
-                rows = max(rows, found.row or 0) if isinstance(found, Rejected) else found.number
+            rows = RowCount()
+            for found in reader.rows(part, source, rows):
                 document = reader.document(found, part, number, source)
                 if isinstance(document, Rejected):
                     reader.tally.reject(number, document, data.max_rejected)
                 elif isinstance(document, Removed):
                     writer.remove(document)
                 else:
-                    writer.append(document, len(document.text.encode()))
+                    writer.append(document, digest=reader.digest(document))
                     if signatures is not None and reader.near is not None:
                         values = signature(document.text, shingle_words=reader.near.shingle_words)
                         signatures.write(values.astype(SIGNATURE_DTYPE, copy=False).tobytes())
-            reader.tally.part_rows.append(rows)
+            reader.tally.part_rows.append(rows.last)
             reader.tally.file_sha256.append(_sha256(part.file) if part.start == 0 else None)
         return {"count": writer.count, **vars(reader.tally)}
 
@@ -110,10 +109,10 @@ class _Reader:
         self._scrubber = sample_scrubber(data.privacy)
         self.tally = _Tally()
 
-    def rows(self, part: Part, source: Source) -> Iterator[Row | Rejected]:
+    def rows(self, part: Part, source: Source, count: RowCount) -> Iterator[Row | Rejected]:
         """The rows of a part; of tables only the columns that are needed."""
         columns = [source.text] if self._data.kind == "text" else None
-        return read_rows(part, source, limit_bytes=self._data.max_document_bytes, columns=columns)
+        return read_rows(part, source, limit_bytes=self._data.max_document_bytes, columns=columns, count=count)
 
     def document(self, found: Row | Rejected, part: Part, number: int, source: Source) -> Document | Removed | Rejected:
         """What becomes of a row."""
@@ -121,21 +120,24 @@ class _Reader:
             return found
         try:
             record = self._record(found.fields, source)
-            if sum(map(len, record.texts)) > self._data.max_document_bytes:
+            size_bytes = len(record.text.encode())
+            # Text files are cut into documents of that size, at the next line's end.
+            if part.file.format != "text" and size_bytes > self._data.max_document_bytes:
                 raise RowError(f"a text over {self._data.max_document_bytes} bytes")
+            mended = self._mend(record, number, found.number)
         except RowError as error:
             return Rejected(part.file.relative, found.number, str(error))
-        tally = self.tally
-        tally.documents += 1
-        tally.text_bytes += len(record.text.encode())
-        if self._data.kind not in _SPANS:
-            mended = self._mend(record, part.file.relative, found.number)
-            if isinstance(mended, str):
-                return Removed(content_digest(self._cleaner.normalise(record.text)), number, found.number, mended)
-            record = mended
-        labels = json_of(record.labels)
-        digest = content_digest(record.text if self._data.kind == "text" else f"{record.text}\n{labels}")
-        return Document(list(record.texts), labels, digest, number, found.number, part.file.split or "")
+        self.tally.documents += 1
+        self.tally.text_bytes += size_bytes
+        if isinstance(mended, str):
+            return Removed(content_digest(self._cleaner.normalise(record.text)), number, found.number, mended)
+        labels = json_of(mended.labels)
+        own = content_digest(mended.text or labels)
+        return Document(list(mended.texts), labels, own, number, found.number, part.file.split or "")
+
+    def digest(self, document: Document) -> bytes:
+        """What exact duplicates share: the text, and of a labelled row its labels."""
+        return content_digest(f"{document.text}\n{document.labels}") if document.labels else document.id
 
     def _record(self, fields: dict[str, Any], source: Source) -> Record:
         if self._kind is not None:
@@ -148,17 +150,22 @@ class _Reader:
             raise RowError("empty")
         return Record((value,), {})
 
-    def _mend(self, record: Record, file: str, row: int) -> Record | str:
+    def _mend(self, record: Record, part: int, row: int) -> Record | str:
         """The record with its texts mended, or the rule that removes it."""
+        if self._data.kind in _SPANS:
+            return record
         if self._data.kind != "text":
-            return Record(tuple(self._cleaner.normalise(text) for text in record.texts), record.labels)
+            texts = tuple(self._cleaner.normalise(text) for text in record.texts)
+            if any(before.strip() and not after.strip() for before, after in zip(record.texts, texts, strict=True)):
+                raise RowError("empty without its control characters")
+            return Record(texts, record.labels)
         cleaned = self._cleaner.clean(record.texts[0])
         for rule, size_bytes in cleaned.taken:
             self.tally.add(self.tally.mended, rule, size_bytes)
         if cleaned.rule is None:
             return Record((cleaned.text,), {})
         self.tally.add(self.tally.removed, cleaned.rule, len(record.texts[0].encode()))
-        shown = {"file": file, "row": row, "text": record.texts[0][: 2 * SAMPLE_CHARACTERS]}
+        shown = {"part": part, "row": row, "text": record.texts[0]}
         self.tally.sample(cleaned.rule, shown, self._scrubber)
         return f"quality:{cleaned.rule}"
 

@@ -19,8 +19,9 @@ from orchestrator.data.refine.exact import content_digest
 from orchestrator.data.refine.privacy import Scrubber
 from orchestrator.data.sources.listing import Listing
 from orchestrator.data.sources.rows import Part, read_rows
-from orchestrator.data.values import Record, Row
-from orchestrator.job_data import Data, Source
+from orchestrator.data.values import Record, Rejected
+from orchestrator.errors import DataError
+from orchestrator.job_data import Data, Evaluation, Source
 
 NGRAMS = "ngrams.npy"
 EXACT, NEAR, CONTAMINATED, PRIVATE = "exact_duplicate", "near_duplicate", "contaminated", "personal_data"
@@ -40,10 +41,10 @@ class Sifting:
     starts: list[int]
     """The number of each unit's first document."""
 
-    def digest_of(self, number: int) -> bytes:
+    def id_of(self, number: int) -> bytes:
         """The id of any document."""
         unit = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return bytes(read_array(self.folders[unit], "digests")[number - self.starts[unit]])
+        return bytes(read_array(self.folders[unit], "ids")[number - self.starts[unit]])
 
 
 @dataclass
@@ -62,7 +63,7 @@ class _Tally:
         counts[1] += len(document.text.encode())
         own = self.samples.setdefault(state, [])
         if len(own) < SAMPLES:
-            text = scrubber.scrub(document.text[: 2 * SAMPLE_CHARACTERS]).text[:SAMPLE_CHARACTERS]
+            text = scrubber.scrub(document.text).text[:SAMPLE_CHARACTERS]
             sample = {"part": document.file, "row": document.row, "text": text}
             own.append(sample | ({"kept_as": kept} if kept else {}))
 
@@ -82,7 +83,7 @@ def sift_unit(folder: Path, number: int, sifting: Sifting) -> dict[str, Any]:
             writer.remove(removed)
         for at, document in enumerate(read_documents(source), start=first):
             state = next((name for name, found in duplicates if at in found), None)
-            kept = sifting.digest_of(next(f[at] for _, f in duplicates if at in f)) if state else None
+            kept = sifting.id_of(next(f[at] for _, f in duplicates if at in f)) if state else None
             if state is None and against is not None and against.contains(document.text):
                 state = CONTAMINATED
             final, counts = document, dict[str, int]()
@@ -97,9 +98,8 @@ def sift_unit(folder: Path, number: int, sifting: Sifting) -> dict[str, Any]:
                 writer.remove(Removed(document.id, document.file, document.row, state, kept))
                 tally.remove(state, document, kept.hex() if kept else None, shown)
                 continue
-            size_bytes = len(final.text.encode())
-            writer.append(final, size_bytes)
-            tally.text_bytes += size_bytes
+            writer.append(final)
+            tally.text_bytes += len(final.text.encode())
             split = final.split or split_rules.by_hash(split_digest(final), data.split)
             tally.splits[split] = tally.splits.get(split, 0) + 1
             if labels_of is not None:
@@ -141,7 +141,11 @@ def split_digest(document: Document) -> bytes:
 
 
 def index_evaluations(folder: Path, listing: Listing, data: Data) -> dict[str, Any]:
-    """The n-grams of the evaluation sets."""
+    """The n-grams of the evaluation sets.
+
+    Raises:
+        DataError: a row of one cannot be read, or holds no text: what is not known cannot be kept out.
+    """
     index = NgramIndex.build(_evaluation_texts(listing, data), data.deduplicate.ngram_words)
     index.save(folder / NGRAMS)
     return {"files": len(listing.against)}
@@ -152,10 +156,21 @@ def _evaluation_texts(listing: Listing, data: Data) -> Iterator[str]:
         asked = data.deduplicate.against[file.source]
         source = Source(path=asked.path, format=asked.format)
         for found in read_rows(Part(file), source, limit_bytes=data.max_document_bytes):
-            if isinstance(found, Row):
-                wanted = found.fields.values() if asked.text is None else [found.fields.get(asked.text)]
-                for value in wanted:
-                    yield from _texts_in(value)
+            if isinstance(found, Rejected):
+                raise _unusable(asked, str(found))
+            wanted = found.fields.values() if asked.text is None else [found.fields.get(asked.text)]
+            texts = [text for value in wanted for text in _texts_in(value)]
+            if not any(text.strip() for text in texts):
+                where = f"{file.relative}:{found.number}"
+                raise _unusable(asked, f"{where} (no text{f' in the field {asked.text!r}' if asked.text else ''})")
+            yield from texts
+
+
+def _unusable(asked: Evaluation, what: str) -> DataError:
+    return DataError(
+        f"the evaluation set {asked.path!r} cannot be kept out of the data: {what}",
+        fix="check path, format and text under data.deduplicate.against, and mend the file",
+    )
 
 
 def _texts_in(value: Any) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 import time
@@ -12,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.data.documents import Document, read_documents, read_removed
-from orchestrator.data.ledger import KEPT, Entry, Origin, removed_entries, write_ledger
+from orchestrator.data.documents import SPLIT_CODES, Document, read_array, read_documents, read_removed
+from orchestrator.data.ledger import KEPT, Entry, LedgerWriter, Origin, removed_entries
 from orchestrator.data.passes.sift import split_digest
 from orchestrator.data.shards import write_shard
 from orchestrator.data.splits import TRAIN, SplitDecision
@@ -79,20 +80,45 @@ class _Shards:
         self.held, self.sentence_ends, self.held_bytes, self.personal, self.tokens_in_shard = [], [], 0, {}, 0
 
 
-def train_unit(folder: Path, folders: list[Path], data: Data, decision: SplitDecision, share: float) -> dict[str, Any]:
-    """Train the tokenizer on a sample of the training split, chosen by content."""
+def train_unit(folder: Path, folders: list[Path], data: Data, decision: SplitDecision) -> dict[str, Any]:
+    """Train the tokenizer on a sample of the training split, chosen by content, of at most `sample_bytes`."""
+    chosen = _chosen(folders, data.tokenizer.sample_bytes, decision)
+    left = data.tokenizer.sample_bytes
 
     def texts() -> Iterator[str]:
+        nonlocal left
         for unit in folders:
             for document in read_documents(unit):
-                digest = split_digest(document)
-                chosen = share >= 1.0 or digest == decision.cut or int.from_bytes(digest[-8:], "big") < share * 2**64
-                if chosen:
-                    yield from (text for name, text in _pieces(document, decision, data) if name == TRAIN)
+                if chosen is not None and document.id not in chosen:
+                    continue
+                for name, text in _pieces(document, decision, data):
+                    if name == TRAIN and left > 0:
+                        yield text[:left]
+                        left -= len(text.encode())
 
     chat = data.kind in ("chat", "preference")
     (folder / "tokenizer.json").write_text(train_tokenizer(texts(), data.tokenizer, chat=chat), encoding="utf-8")
-    return {"share": share}
+    return {"sampled_bytes": data.tokenizer.sample_bytes - left}
+
+
+def _chosen(folders: list[Path], budget_bytes: int, decision: SplitDecision) -> set[bytes] | None:
+    """The ids of documents for training, in the order of their last 64 bits, until the budget is full; None: all."""
+    ids = np.concatenate([read_array(unit, "ids") for unit in folders])
+    sizes = np.concatenate([read_array(unit, "bytes") for unit in folders])
+    splits = np.concatenate([read_array(unit, "splits") for unit in folders])
+    if sizes.sum() <= budget_bytes:
+        return None
+    chosen: set[bytes] = set()
+    held = 0
+    for at in np.argsort(np.ascontiguousarray(ids[:, 8:]).view(">u8")[:, 0], kind="stable").tolist():
+        own = ids[at].tobytes()
+        given = splits[at] != SPLIT_CODES[""]
+        if splits[at] == SPLIT_CODES[TRAIN] or (not given and decision.split_of(own) == TRAIN):
+            chosen.add(own)
+            held += int(sizes[at])
+            if held >= budget_bytes:
+                break
+    return chosen
 
 
 def _pieces(document: Document, decision: SplitDecision, data: Data) -> list[tuple[str, str]]:
@@ -110,19 +136,12 @@ def tokenise_unit(
     """Write the shards of one unit and its part of the ledger."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one core; waking other threads costs more than it gives
     began_at = time.process_time()
-    writer = (_TextWriter if settings.data.kind == "text" else _RowWriter)(folder, number, origins, settings)
-    batches: dict[str, _Batch] = {}
-    for document in read_documents(documents):
-        for split, text in _pieces(document, settings.decision, settings.data):
-            batch = batches.setdefault(split, _Batch())
-            batch.pieces.append((document, text))
-            batch.text_bytes += len(text)
-            if batch.text_bytes >= _BATCH_BYTES:
-                writer.write(split, batches.pop(split).pieces)
-    for split, batch in batches.items():
-        writer.write(split, batch.pieces)
-    writer.finish()
-    write_ledger(folder / LEDGER, [*writer.entries, *removed_entries(read_removed(documents), origins)])
+    with LedgerWriter(folder / LEDGER) as ledger:
+        kind = _TextWriter if settings.data.kind == "text" else _RowWriter
+        writer = kind(folder, number, origins, settings, ledger)
+        _write_all(writer, documents, settings)
+        for entry in removed_entries(read_removed(documents), origins):
+            ledger.append(entry)
     return {
         "shards": {split: shards.rows for split, shards in sorted(writer.shards.items())},
         "text_bytes": dict(sorted(writer.text_bytes.items())),
@@ -132,17 +151,41 @@ def tokenise_unit(
     }
 
 
-class _Writer:
+def _write_all(writer: _Writer, documents: Path, settings: Tokenising) -> None:
+    batches: dict[str, _Batch] = {}
+    for document in read_documents(documents):
+        for split, text in _pieces(document, settings.decision, settings.data):
+            batch = batches.setdefault(split, _Batch())
+            batch.pieces.append((document, text))
+            batch.text_bytes += len(text) + len(document.labels)
+            if batch.text_bytes >= _BATCH_BYTES:
+                writer.write(split, batches.pop(split).pieces)
+    for split, batch in batches.items():
+        writer.write(split, batch.pieces)
+    writer.finish()
+
+
+class _Writer(abc.ABC):
     """What text and rows share: shards by split, counts, the ledger."""
 
-    def __init__(self, folder: Path, number: int, origins: list[Origin], settings: Tokenising) -> None:
+    def __init__(
+        self, folder: Path, number: int, origins: list[Origin], settings: Tokenising, ledger: LedgerWriter
+    ) -> None:
+        self._ledger = ledger
         self._folder, self._number, self._origins, self._settings = folder, number, origins, settings
         self._encoder = Encoder(settings.tokenizer, settings.known)
         self.shards: dict[str, _Shards] = {}
-        self.entries: list[Entry] = []
         self.text_bytes: dict[str, int] = {}
         self.lengths: dict[str, Any] = {}
         self.longest: dict[str, int] = {}
+
+    @abc.abstractmethod
+    def write(self, split: str, pieces: list[tuple[Document, str]]) -> None:
+        """Take a batch of documents of one split."""
+
+    @abc.abstractmethod
+    def finish(self) -> None:
+        """Write what is held."""
 
     def _open(self, split: str) -> _Shards:
         return self.shards.setdefault(split, _Shards(self._folder, split, self._number))
@@ -167,7 +210,7 @@ class _Writer:
             shards.tokens_in_shard,
             tokens,
         )
-        self.entries.append(entry)
+        self._ledger.append(entry)
         shards.tokens_in_shard += tokens
 
 
@@ -207,8 +250,10 @@ class _TextWriter(_Writer):
 class _RowWriter(_Writer):
     """Arrow rows: ids, labels, spans."""
 
-    def __init__(self, folder: Path, number: int, origins: list[Origin], settings: Tokenising) -> None:
-        super().__init__(folder, number, origins, settings)
+    def __init__(
+        self, folder: Path, number: int, origins: list[Origin], settings: Tokenising, ledger: LedgerWriter
+    ) -> None:
+        super().__init__(folder, number, origins, settings, ledger)
         from orchestrator.data.labelled.kinds import labelled_kind
 
         self._kind = labelled_kind(settings.data)
@@ -218,7 +263,7 @@ class _RowWriter(_Writer):
         shards = self._open(split)
         for document, text in pieces:
             shards.held.append((document, text))
-            shards.held_bytes += len(text)
+            shards.held_bytes += len(text) + len(document.labels)
             if shards.held_bytes >= _SHARD_BYTES:
                 self._write_shard(shards)
 

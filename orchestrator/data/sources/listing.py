@@ -149,6 +149,8 @@ def resolve_path(path: str, environ: Mapping[str, str]) -> str:
     Raises:
         JobError: the variable is not set, or the placeholder is not known.
     """
+    if "\0" in path:
+        raise JobError(f"the path {path!r} holds a NUL character", fix="correct it")
     resolved = resolve_env(path.replace("${python:stdlib}", sysconfig.get_paths()["stdlib"]), environ)
     if unknown := re.search(r"\$\{[^}]*\}?", resolved):
         raise JobError(
@@ -264,7 +266,12 @@ def _kind_of(entry: os.DirEntry[str]) -> str | None:
 
 
 def _entry(relative: str, path: str) -> SourceFile:
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} vanished while the sources were listed", fix="run the same command again: it lists them anew"
+        ) from None
     return SourceFile(0, _printable(relative), path, status.st_size, status.st_mtime_ns)
 
 

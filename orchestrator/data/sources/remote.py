@@ -70,9 +70,16 @@ def read_bytes(uri: str) -> bytes:
 
 
 def status_of(uri: str) -> tuple[int, int] | None:
-    """Bytes and modification time (ns) of an object; None where it is gone."""
+    """Bytes and modification time (ns) of an object; None where it is gone.
+
+    Raises:
+        DataError: the store does not answer.
+    """
     system, path = open_filesystem(uri)
-    info = system.get_file_info(path)
+    try:
+        info = system.get_file_info(path)
+    except (OSError, ArrowException) as error:
+        raise _unreachable(uri, error) from None
     return (info.size or 0, info.mtime_ns or 0) if info.type == fs.FileType.File else None
 
 

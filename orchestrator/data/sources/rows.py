@@ -18,6 +18,14 @@ from orchestrator.job_data import Source
 Found = Row | Rejected
 
 
+@dataclass
+class RowCount:
+    """How far a part was read."""
+
+    last: int = 0
+    """The largest number of a row so far, rows that give nothing among them."""
+
+
 @dataclass(frozen=True)
 class Part:
     """What one task reads of a file: all of it, or the bytes [start, end)."""
@@ -32,16 +40,25 @@ class Part:
         return (self.file.size_bytes if self.end is None else self.end) - self.start
 
 
-def read_rows(part: Part, source: Source, *, limit_bytes: int, columns: list[str] | None = None) -> Iterator[Found]:
+def read_rows(
+    part: Part,
+    source: Source,
+    *,
+    limit_bytes: int,
+    columns: list[str] | None = None,
+    count: RowCount | None = None,
+) -> Iterator[Found]:
     """The rows of a part, in order. `columns` are those that are asked for of a table; null: all.
 
     Raises:
         DataError: the file changed or vanished while it was read.
     """
     found_any = False
+    count = count or RowCount()
     try:
-        for found in _read(part, source, limit_bytes, columns):
+        for found in _read(part, source, limit_bytes, columns, count):
             found_any = True
+            count.last = max(count.last, (found.row or 0) if isinstance(found, Rejected) else found.number)
             yield found
     except RowError as error:
         found_any = True
@@ -54,13 +71,13 @@ def read_rows(part: Part, source: Source, *, limit_bytes: int, columns: list[str
         yield Rejected(part.file.relative, None, "empty" if part.file.format == "text" else "no rows")
 
 
-def _read(part: Part, source: Source, limit_bytes: int, columns: list[str] | None) -> Iterator[Found]:
+def _read(part: Part, source: Source, limit_bytes: int, columns: list[str] | None, count: RowCount) -> Iterator[Found]:
     file = part.file
     match file.format:
         case "text":
             return _documents(part, source, limit_bytes)
         case "jsonl":
-            return _json_lines(part, limit_bytes)
+            return _json_lines(part, limit_bytes, count)
         case "csv" | "tsv":
             return _separated(part, source, limit_bytes)
         case "conll" | "squad":
@@ -117,9 +134,10 @@ def _by_start(file: SourceFile, stream: SourceStream, start: re.Pattern[str], li
         yield Row(documents + 1, {"text": "".join(held)})
 
 
-def _json_lines(part: Part, limit_bytes: int) -> Iterator[Found]:
+def _json_lines(part: Part, limit_bytes: int, count: RowCount) -> Iterator[Found]:
     with SourceStream(part.file, start=max(0, part.start - 1)) as stream:
         for number, line in lines(stream, start=part.start, end=part.end, limit_bytes=limit_bytes):
+            count.last = number
             if line is not None and not line.strip():
                 continue
             try:

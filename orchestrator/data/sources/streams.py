@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ class SourceStream:
         except FileNotFoundError:
             raise vanished(file) from None
         except OSError as error:
-            raise RowError(f"not readable: {error.strerror or error}") from None
+            raise _unreadable(file, error) from None
 
     def __enter__(self) -> SourceStream:
         return self
@@ -50,7 +51,7 @@ class SourceStream:
         try:
             block: bytes = self._raw.read(size)
         except OSError as error:
-            raise RowError(_reason(self._file, error)) from None
+            raise _unreadable(self._file, error) from None
         self._given_bytes += len(block)
         if self._file.packing and self._given_bytes > _BOMB_FROM_BYTES:
             ratio = self._given_bytes / max(1, self._file.size_bytes)
@@ -90,7 +91,7 @@ def open_table_file(file: SourceFile) -> IO[bytes] | Any:
         except FileNotFoundError:
             raise vanished(file) from None
         except OSError as error:
-            raise RowError(f"not readable: {error.strerror or error}") from None
+            raise _unreadable(file, error) from None
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     with SourceStream(file) as stream:
         while block := stream.read():
@@ -99,10 +100,16 @@ def open_table_file(file: SourceFile) -> IO[bytes] | Any:
     return unpacked
 
 
-def _reason(file: SourceFile, error: OSError) -> str:
-    if not file.packing:
-        return f"not readable: {error.strerror or error}"
-    return f"broken {file.packing} data: {str(error).splitlines()[0]}"
+def _unreadable(file: SourceFile, error: OSError) -> RowError | DataError:
+    """A file that is wrong is rejected; a disk or a network that fails is no reason to go on without the file."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EISDIR):
+        return RowError(f"not readable: {error.strerror}")
+    if error.errno is None and file.packing:  # Arrow's words for broken data
+        return RowError(f"broken {file.packing} data: {str(error).splitlines()[0]}")
+    return DataError(
+        f"{file.path} could not be read: {error.strerror or str(error).splitlines()[0]}",
+        fix="mend the cause, then run the same command again: what is finished is kept",
+    )
 
 
 def require_unchanged(file: SourceFile) -> None:
