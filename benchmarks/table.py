@@ -48,7 +48,8 @@ def loader() -> Iterator[str]:
         low, high = (value / 1e6 for value in row["tokens_per_s_spread"])
         yield (
             f"| {name} | {row['tokens_per_s'] / 1e6:,.0f} | {low:,.0f} to {high:,.0f} | {row['of_limit_percent']} % "
-            f"| {row['p50_us']:,.0f} | {row['p99_us']:,.0f} | {row['p99_by_p50']} | {row['peak_mb']:,.0f} | {row['runs']} |"
+            f"| {row['p50_us']:,.0f} | {row['p99_us']:,.0f} | {row['p99_by_p50']} "
+            f"| {row['peak_mb']:,.0f} | {row['runs']} |"
         )
     yield ""
 

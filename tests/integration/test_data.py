@@ -196,7 +196,7 @@ def test_more_rows_may_be_rejected_at_the_next_try_and_all_are_named(prepare: Pr
         file.write("broken\n" * 20)
     data = {"sources": [{"path": str(tmp_path / "a.jsonl")}]}
     again, fresh = Store(tmp_path / "again"), Store(tmp_path / "fresh")
-    with pytest.raises(DataError, match="20 rows or files hold no document, over data.max_rejected 3"):
+    with pytest.raises(DataError, match=r"20 rows or files hold no document, over data\.max_rejected 3"):
         prepare({**data, "max_rejected": 3}, into=again)
     made = [prepare({**data, "max_rejected": 50}, into=store) for store in (again, fresh)]
     named = [(s.root / m["dataset"] / "rejected.jsonl").read_text() for s, m in zip((again, fresh), made, strict=True)]

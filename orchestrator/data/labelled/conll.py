@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Iterable, Iterator
 
 from orchestrator.data.values import Rejected, Row, RowError
 
 _DOCUMENT_MARK = "-DOCSTART-"
 
 
-def read_conll(lines: TextIO, file: str) -> Iterator[Row | Rejected]:
+def read_conll(lines: Iterable[tuple[int, bytes | None]], file: str) -> Iterator[Row | Rejected]:
     """Sentences as rows of `tokens` and `tags`, numbered from 1. Streams.
 
-    The first column is the token, the last its tag. Columns are separated by tabs where a line has one, else by
-    spaces. A blank line, or one of white space only, ends a sentence; `-DOCSTART-` lines are left out. A sentence
-    with a line of another number of columns than its first, or of one only, is rejected.
+    `lines` are numbered from 1; null stands for one that is too long. The first column is the token, the last its
+    tag. Columns are separated by tabs where a line has one, else by spaces. A blank line, or one of white space only,
+    ends a sentence; `-DOCSTART-` lines are left out. A sentence is rejected if one of its lines is too long or not
+    UTF-8, has another number of columns than its first, or one only.
     """
     number, sentence, fault = 0, _Sentence(), None
-    for at, line in enumerate(lines, 1):
-        text = line.rstrip("\r\n")
-        if text.strip() and not text.startswith(_DOCUMENT_MARK):
-            try:
-                sentence.add(text, at)
-            except RowError as error:
-                fault = fault or str(error)
-        elif sentence.tokens or fault:
-            number += 1
-            yield _finished(sentence, fault, file, number)
-            sentence, fault = _Sentence(), None
+    for at, line in lines:
+        try:
+            texts = _texts(line, at)
+        except RowError as error:
+            fault = fault or str(error)
+            continue
+        for text in texts:
+            if text.strip() and not text.startswith(_DOCUMENT_MARK):
+                try:
+                    sentence.add(text, at)
+                except RowError as error:
+                    fault = fault or str(error)
+            elif sentence.tokens or fault:
+                number += 1
+                yield _finished(sentence, fault, file, number)
+                sentence, fault = _Sentence(), None
     if sentence.tokens or fault:
         yield _finished(sentence, fault, file, number + 1)
+
+
+def _texts(line: bytes | None, at: int) -> list[str]:
+    """A line as text; several, where a carriage return alone ends lines."""
+    if line is None:
+        raise RowError(f"line {at} is too long")
+    try:
+        text = line.decode("utf-8-sig" if at == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise RowError(f"line {at} is not UTF-8 at byte {error.start}") from None
+    return text.removesuffix("\r").split("\r")
 
 
 class _Sentence:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.labelled.fields import Fields, integer, list_of, shown, text_of, type_name
+from orchestrator.data.labelled.fields import Fields, integer, list_of, require_encodable, shown, text_of, type_name
 from orchestrator.data.labelled.kinds import Columns, total_lengths
 from orchestrator.data.tokens.tokenizer import Encoder
 from orchestrator.data.values import Record, RowError
@@ -34,6 +34,7 @@ class QuestionAnswering:
         context = parts.text("context")
         answers = [_in_context(text, start, context) for text, start in _answers(parts)]
         name = str(parts.get("id")) if parts.has("id") else ""
+        require_encodable(name, "id")
         return Record((parts.text("question"), context), {"answers": [list(a) for a in answers], "id": name})
 
     def labels_of(self, record: Record) -> Iterable[str]:

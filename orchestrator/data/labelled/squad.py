@@ -22,6 +22,8 @@ def read_squad(text: TextIO, file: str) -> Iterator[Row | Rejected]:
         whole = json.load(text)
     except ValueError as error:
         raise RowError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise RowError("not SQuAD's JSON: lists and objects are nested too deep") from None
     number = 0
     for article in _list(whole, "data", "the file"):
         for paragraph in _list(article, "paragraphs", "an article"):

@@ -18,7 +18,7 @@ from orchestrator.data.load.keyed import GOLDEN, Keys, keys, mix
 
 Indices = npt.NDArray[np.int64]
 _ROUNDS = 6
-_BLOCK = 8_192
+_BLOCK = 16_384
 
 
 class Order(Protocol):

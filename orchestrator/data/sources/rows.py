@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.data.sources.listing import SourceFile
+from orchestrator.data.sources.separated import read_separated
 from orchestrator.data.sources.streams import SourceStream, lines, pieces, require_unchanged
 from orchestrator.data.values import Rejected, Row, RowError
 from orchestrator.job_data import Source
@@ -63,7 +63,7 @@ def read_rows(
     except RowError as error:
         found_any = True
         yield Rejected(part.file.relative, None, str(error))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         found_any = True
         yield Rejected(part.file.relative, None, f"not readable as {part.file.format}: {error}")
     require_unchanged(part.file)
@@ -79,9 +79,9 @@ def _read(part: Part, source: Source, limit_bytes: int, columns: list[str] | Non
         case "jsonl":
             return _json_lines(part, limit_bytes, count)
         case "csv" | "tsv":
-            return _separated(part, source, limit_bytes)
+            return read_separated(file, source.header, limit_bytes=limit_bytes)
         case "conll" | "squad":
-            return _labelled(file)
+            return _labelled(file, limit_bytes)
         case _:
             from orchestrator.data.sources.tables import read_table
 
@@ -168,56 +168,6 @@ def _decode(raw: bytes) -> str:
     return text
 
 
-def _separated(part: Part, source: Source, limit_bytes: int) -> Iterator[Found]:
-    """CSV as RFC 4180 has it; in TSV a quotation mark is a letter like any other."""
-    file = part.file
-    problems: list[Rejected] = []
-    csv.field_size_limit(limit_bytes)
-    with SourceStream(file) as stream:
-        text = _text_lines(file, stream, limit_bytes, problems)
-        plain = file.format == "tsv"
-        reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE) if plain else csv.reader(text)
-        header = source.header
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                yield Rejected(file.relative, reader.line_num, f"not {file.format}: {error}")
-                continue
-            yield from problems
-            problems.clear()
-            if cells is None:
-                return
-            if header is None:
-                header = cells
-                continue
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                reason = f"{len(cells)} columns where there are {len(header)}: {', '.join(header)[:200]}"
-                yield Rejected(file.relative, reader.line_num, reason)
-                continue
-            yield Row(reader.line_num, dict(zip(header, cells, strict=True)))
-
-
-def _text_lines(file: SourceFile, stream: SourceStream, limit_bytes: int, problems: list[Rejected]) -> Iterator[str]:
-    """Lines as text, an empty one in the place of each that is none: so the numbers stay right."""
-    for number, line in lines(stream, start=0, end=None, limit_bytes=limit_bytes):
-        reason = None
-        if line is None:
-            reason, text = f"a line over {limit_bytes} bytes", ""
-        else:
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                reason, text = f"not UTF-8 at byte {error.start}", ""
-            if "\0" in text:
-                reason, text = "a NUL character", ""
-        if reason:
-            problems.append(Rejected(file.relative, number, reason))
-        yield text + "\n"
-
-
 class _Raw(io.RawIOBase):
     """A stream as `io` wants it."""
 
@@ -233,10 +183,13 @@ class _Raw(io.RawIOBase):
         return len(block)
 
 
-def _labelled(file: SourceFile) -> Iterator[Found]:
+def _labelled(file: SourceFile, limit_bytes: int) -> Iterator[Found]:
     from orchestrator.data.labelled.conll import read_conll
     from orchestrator.data.labelled.squad import read_squad
 
     with SourceStream(file) as stream:
-        text = io.TextIOWrapper(io.BufferedReader(_Raw(stream), 1 << 20), encoding="utf-8-sig")
-        yield from (read_conll if file.format == "conll" else read_squad)(text, file.relative)
+        if file.format == "conll":
+            yield from read_conll(lines(stream, start=0, end=None, limit_bytes=limit_bytes), file.relative)
+        else:
+            text = io.TextIOWrapper(io.BufferedReader(_Raw(stream), 1 << 20), encoding="utf-8-sig")
+            yield from read_squad(text, file.relative)

@@ -15,8 +15,8 @@ from orchestrator.errors import DataError
 _BLOCK_BYTES = 1 << 20
 _LINE_END_WINDOW_BYTES = 1 << 20
 """How far behind the wanted place a long text is cut at a line's end; without one there, it is cut inside the line."""
-_BOMB_FROM_BYTES = 64 << 20
-_BOMB_RATIO = 200
+BOMB_FROM_BYTES = 64 << 20
+BOMB_RATIO = 200
 """Text packs 3 to 10 times, logs 50 times; gzip can reach 1,030 times, with zeros."""
 
 
@@ -53,11 +53,11 @@ class SourceStream:
         except OSError as error:
             raise _unreadable(self._file, error) from None
         self._given_bytes += len(block)
-        if self._file.packing and self._given_bytes > _BOMB_FROM_BYTES:
+        if self._file.packing and self._given_bytes > BOMB_FROM_BYTES:
             ratio = self._given_bytes / max(1, self._file.size_bytes)
-            if ratio > _BOMB_RATIO:
+            if ratio > BOMB_RATIO:
                 raise RowError(
-                    f"unpacks to over {_BOMB_RATIO} times its {self._file.size_bytes} bytes: not read further"
+                    f"unpacks to over {BOMB_RATIO} times its {self._file.size_bytes} bytes: not read further"
                 )
         return block
 

@@ -13,8 +13,9 @@ from orchestrator.data.labelled.squad import read_squad
 from orchestrator.data.values import Rejected, Row, RowError
 
 
-def conll(text: str) -> list[Row | Rejected]:
-    return list(read_conll(io.StringIO(text), "x.conll"))
+def conll(text: str | bytes) -> list[Row | Rejected]:
+    raw = text.encode() if isinstance(text, str) else text
+    return list(read_conll(enumerate(raw.split(b"\n"), 1), "x.conll"))
 
 
 def test_sentences_end_at_blank_lines_of_any_kind() -> None:
@@ -45,6 +46,22 @@ def test_a_bad_sentence_is_left_out_alone(text: str, reason: str) -> None:
     assert (bad.file, bad.row) == ("x.conll", 1)
     assert reason in bad.reason
     assert good == Row(2, {"tokens": ["c"], "tags": ["O"]})
+
+
+def test_a_damaged_line_takes_its_sentence_only() -> None:
+    assert conll(b"a O\n\nb O\n\xff O\nc O\n\nd O\n") == [
+        Row(1, {"tokens": ["a"], "tags": ["O"]}),
+        Rejected("x.conll", 2, "line 4 is not UTF-8 at byte 0"),
+        Row(3, {"tokens": ["d"], "tags": ["O"]}),
+    ]
+    found = list(read_conll([(1, b"a O"), (2, None), (3, b""), (4, b"b O")], "x.conll"))
+    assert found == [Rejected("x.conll", 1, "line 2 is too long"), Row(2, {"tokens": ["b"], "tags": ["O"]})]
+
+
+def test_a_byte_order_mark_and_line_ends_of_all_systems() -> None:
+    one, two = Row(1, {"tokens": ["a"], "tags": ["O"]}), Row(2, {"tokens": ["b"], "tags": ["X"]})
+    for end in ("\n", "\r\n", "\r"):
+        assert conll(f"\ufeffa O{end}{end}b X{end}") == [one, two]
 
 
 def squad(value: Any) -> list[Row | Rejected]:
@@ -89,3 +106,8 @@ def test_another_json_is_refused(value: Any, reason: str) -> None:
 def test_what_is_not_json_is_refused() -> None:
     with pytest.raises(RowError, match="not JSON: "):
         list(read_squad(io.StringIO("{"), "x.json"))
+
+
+def test_json_that_is_nested_too_deep_is_refused() -> None:
+    with pytest.raises(RowError, match="not SQuAD's JSON: lists and objects are nested too deep"):
+        list(read_squad(io.StringIO("[" * 1_000_000), "x.json"))

@@ -29,6 +29,10 @@ def opened(name: str) -> Any:
     return gzip.open(Path(str(SHARED)) / name, "rt", encoding="utf-8", newline="")
 
 
+def numbered(lines: Any) -> Any:
+    return ((at, line.rstrip("\n").encode()) for at, line in enumerate(lines, 1))
+
+
 def records(kind: str, rows: Any, **settings: Any) -> list[Record]:
     made = labelled_kind(Data(kind=kind, sources=[SOURCE], **settings))
     return [made.record(row.fields, SOURCE) for row in rows if isinstance(row, Row)]
@@ -46,7 +50,7 @@ def encoder_for(found: list[Record], algorithm: Any) -> Encoder:
 )
 def test_wnut17_has_the_published_counts(split: str, sentences: int, tokens: int) -> None:
     with opened(f"wnut17/{split}.conll.gz") as lines:
-        rows = list(read_conll(lines, split))
+        rows = list(read_conll(numbered(lines), split))
     assert all(isinstance(row, Row) for row in rows)
     found = records("token-classification", rows)
     assert (len(found), sum(len(r.labels["words"]) for r in found)) == (sentences, tokens)
@@ -57,7 +61,7 @@ def test_wnut17_has_the_published_counts(split: str, sentences: int, tokens: int
 @pytest.mark.parametrize("algorithm", ["bpe", "wordpiece"])
 def test_wnut17_words_keep_their_tags(algorithm: str) -> None:
     with opened("wnut17/dev.conll.gz") as lines:
-        found = records("token-classification", read_conll(lines, "dev"))
+        found = records("token-classification", read_conll(numbered(lines), "dev"))
     kind = labelled_kind(Data(kind="token-classification", sources=[SOURCE]))
     labels = sorted({label for record in found for label in kind.labels_of(record)})
     columns = kind.encode(found, encoder_for(found, algorithm), labels)

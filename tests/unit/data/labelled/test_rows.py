@@ -145,6 +145,7 @@ BAD = [
     ("token-classification", {"tokens": ["a", "b"], "tags": ["B-x", "B-"]}, {}, "tag 2 'B-' is not O"),
     ("token-classification", {"tokens": ["a"], "tags": ["B-y"]}, TAGS, "tag 1 'B-y' is not one of O, B-x, I-x"),
     ("token-classification", {"tokens": ["a"], "tags": [3]}, TAGS, "tag 1 '3' is not one of"),
+    ("question-answering", {**QA, "id": "a\udc00"}, {}, r"id holds a lone surrogate, U\+DC00"),
     ("question-answering", {**QA, "answer": "Rome"}, {}, "the answer 'Rome' is not in its context"),
     (
         "question-answering",

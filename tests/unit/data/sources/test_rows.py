@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.data.sources.listing import list_sources
@@ -106,94 +104,6 @@ class TestJsonLines:
         assert len(found) > 1000
         assert str(found[-1]).startswith("f.jsonl.gz (broken gzip data: ")
         assert not any(isinstance(f, Rejected) for f in found[:-1])
-
-
-class TestSeparated:
-    def test_csv_has_quotes_and_line_ends_in_them(self, tmp_path: Path) -> None:
-        raw = b'\xef\xbb\xbfid,text\r\n1,"a, ""b""\nc"\r\n2,d\r\n'
-        assert values(read(raw, tmp_path, "f.csv")) == [["1", 'a, "b"\nc'], ["2", "d"]]
-
-    def test_a_quotation_mark_in_tsv_is_a_letter(self, tmp_path: Path) -> None:
-        raw = b'text\tlabel\n"half a quote\t1\nb\t0\n'
-        assert values(read(raw, tmp_path, "f.tsv")) == [['"half a quote', "1"], ["b", "0"]]
-
-    def test_a_file_without_header_is_told_its_columns(self, tmp_path: Path) -> None:
-        found = read(b"a\t1\nb\t0\n", tmp_path, "f.tsv", header=["text", "label"])
-        assert [f.fields for f in found if isinstance(f, Row)] == [
-            {"text": "a", "label": "1"},
-            {"text": "b", "label": "0"},
-        ]
-
-    def test_rows_of_another_shape_are_rejected_by_line(self, tmp_path: Path) -> None:
-        raw = b"text,label\na,1\nb\nc,2,3\n\xff,4\nd,5\n"
-        found = values(read(raw, tmp_path, "f.csv"))
-        assert found == [
-            ["a", "1"],
-            "f.csv:3 (1 columns where there are 2: text, label)",
-            "f.csv:4 (3 columns where there are 2: text, label)",
-            "f.csv:5 (not UTF-8 at byte 0)",
-            ["d", "5"],
-        ]
-
-    def test_a_quote_that_never_ends_does_not_take_the_memory(self, tmp_path: Path) -> None:
-        raw = b'text\n"open\n' + b"x" * 50 + b"\n" * 5000 + b"end\n"
-        found = values(read(raw, tmp_path, "f.csv", limit=1024))
-        assert any("field larger than field limit" in f for f in found if isinstance(f, str))
-
-
-class TestTables:
-    TABLE = pa.table({"text": [f"row {i}" for i in range(1000)], "n": list(range(1000))})
-
-    def write(self, path: Path) -> Path:
-        if path.suffix == ".parquet":
-            pq.write_table(self.TABLE, path, row_group_size=100)
-        else:
-            make = pa.ipc.new_stream if "stream" in path.name else pa.ipc.new_file
-            with pa.OSFile(str(path), "wb") as sink, make(sink, self.TABLE.schema) as writer:
-                writer.write_table(self.TABLE, max_chunksize=100)
-        return path
-
-    @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "stream.arrow", "a.feather"])
-    def test_every_row_is_read(self, tmp_path: Path, name: str) -> None:
-        found = read_path(self.write(tmp_path / name), columns=["text"])
-        assert [(f.number, f.fields) for f in found] == [(i + 1, {"text": f"row {i}"}) for i in range(1000)]
-
-    @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "stream.arrow"])
-    def test_a_truncated_file_is_named(self, tmp_path: Path, name: str) -> None:
-        path = self.write(tmp_path / name)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-        found = read_path(path, columns=["text"])
-        assert str(found[-1]).startswith(f"{name}")
-        assert "not readable as" in str(found[-1])
-
-    @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
-    @pytest.mark.parametrize("raw", [b"", b"something else", b"PAR1" * 20, b"ARROW1\0\0" + b"\xff" * 100])
-    def test_a_foreign_file_is_named(self, tmp_path: Path, name: str, raw: bytes) -> None:
-        (found,) = read(raw, tmp_path, name)
-        assert str(found).startswith(f"{name} (")
-
-    def test_a_field_that_is_not_there_is_named_with_those_that_are(self, tmp_path: Path) -> None:
-        (found,) = read_path(self.write(tmp_path / "a.parquet"), columns=["body"])
-        assert str(found) == "a.parquet (no field 'body'; there are text, n)"
-
-    def test_zero_rows_are_said(self, tmp_path: Path) -> None:
-        pq.write_table(self.TABLE.slice(0, 0), tmp_path / "a.parquet")
-        assert values(read_path(tmp_path / "a.parquet")) == ["a.parquet (no rows)"]
-
-    def test_names_of_labels_come_with_a_saved_dataset(self, tmp_path: Path) -> None:
-        features = {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}, "text": {"_type": "Value"}}
-        schema = pa.schema({"text": pa.string(), "label": pa.int64()}).with_metadata(
-            {"huggingface": json.dumps({"info": {"features": features}})}
-        )
-        folder = tmp_path / "saved" / "train"
-        folder.mkdir(parents=True)
-        with (
-            pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as sink,
-            pa.ipc.new_stream(sink, schema) as writer,
-        ):
-            writer.write_table(pa.table({"text": ["a", "b"], "label": [1, 0]}, schema=schema))
-        found = read_path(tmp_path / "saved", format="huggingface")
-        assert values(found) == [["a", "good"], ["b", "bad"]]
 
 
 class TestUnits:
