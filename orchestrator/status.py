@@ -9,7 +9,8 @@ from typing import Any
 
 from orchestrator.checkpoint.layout import step_folder, step_of
 from orchestrator.checkpoint.reader import committed_steps
-from orchestrator.data.sources.listing import Listing, ListingTooSlowError, is_remote, list_sources, resolve_path
+from orchestrator.data.sources.file import is_remote
+from orchestrator.data.sources.listing import Listing, ListingTooSlowError, list_sources, resolve_path
 from orchestrator.errors import DataError, SlipwayError
 from orchestrator.identity import content_hash, dataset_hash, mixture_hash, run_hash
 from orchestrator.job import JobSpec

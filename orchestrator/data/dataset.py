@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.sources.listing import is_remote
+from orchestrator.data.sources.file import is_remote
 from orchestrator.errors import DataError
 from orchestrator.store import verify_folder
 

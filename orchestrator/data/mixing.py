@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.data.dataset import FORMAT, open_dataset
-from orchestrator.data.sources.listing import is_remote
+from orchestrator.data.sources.file import is_remote
 from orchestrator.errors import DataError
 from orchestrator.job import JobSpec
 from orchestrator.job_data import Data

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.load.cache import ShardCache
 from orchestrator.data.load.mixture import Part
-from orchestrator.data.sources.listing import is_remote
+from orchestrator.data.sources.file import is_remote
 from orchestrator.job_data import Data
 
 

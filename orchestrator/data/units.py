@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from orchestrator.data.sources.listing import SourceFile
+from orchestrator.data.sources.file import SourceFile
 from orchestrator.data.sources.rows import Part, is_splittable
 from orchestrator.job_data import Data
 

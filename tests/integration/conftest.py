@@ -6,11 +6,15 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from data_fixtures import Prepare, job_of
 from harness import Result, Runner, command, environment
 
 from orchestrator.cluster.connect import Session
+from orchestrator.run import prepare_only
+from orchestrator.store import Store
 
 WORDS = ["the", "ship", "sails", "at", "dawn", "and", "crew", "sings", "of", "storms,", "ropes,", "gulls", "home"]
 
@@ -85,3 +89,18 @@ def slipway() -> Callable[..., Result]:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def prepare(runner: Runner, store: Store, tmp_path: Path) -> Prepare:
+    """Prepares a data section; returns the document of `prepare --json`."""
+
+    def run(data: dict[str, Any], *, into: Store = store, **rest: Any) -> dict[str, Any]:
+        return prepare_only(job_of(data, tmp_path, **rest), store=into, session=runner.session)
+
+    return run

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.data.labelled.fields import Fields, one_of
-from orchestrator.data.labelled.kinds import Columns, total_lengths
+from orchestrator.data.labelled.protocol import Columns, total_lengths
 from orchestrator.data.tokens.tokenizer import Encoder
 from orchestrator.data.values import Record
 from orchestrator.errors import DataError

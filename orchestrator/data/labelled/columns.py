@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.data.labelled.fields import Fields, integer, shown, type_name
-from orchestrator.data.labelled.kinds import Columns
+from orchestrator.data.labelled.protocol import Columns
 from orchestrator.data.tokens.tokenizer import Encoder
 from orchestrator.data.values import Record, RowError
 from orchestrator.job_data import Source

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from orchestrator.data.labelled.chat import assistant_spans
 from orchestrator.data.labelled.fields import Fields, text_of, type_name
-from orchestrator.data.labelled.kinds import Columns, total_lengths
 from orchestrator.data.labelled.messages import messages_of, special_before_reading, template_of
+from orchestrator.data.labelled.protocol import Columns, total_lengths
 from orchestrator.data.tokens.chat import ChatTemplate, Message, refuse_special
 from orchestrator.data.tokens.tokenizer import Encoder, TokenizerFacts
 from orchestrator.data.values import Record, RowError

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.data.labelled.fields import Fields, integer, list_of, require_encodable, shown, text_of, type_name
-from orchestrator.data.labelled.kinds import Columns, total_lengths
+from orchestrator.data.labelled.protocol import Columns, total_lengths
 from orchestrator.data.tokens.tokenizer import Encoder
 from orchestrator.data.values import Record, RowError
 from orchestrator.job_data import Source

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from orchestrator.data.labelled.classification import numbers
 from orchestrator.data.labelled.fields import Fields, list_of, one_of, shown, text_of
-from orchestrator.data.labelled.kinds import Columns, total_lengths
+from orchestrator.data.labelled.protocol import Columns, total_lengths
 from orchestrator.data.tokens.tokenizer import Encoder
 from orchestrator.data.values import Record, RowError
 from orchestrator.job_data import Source

@@ -15,14 +15,14 @@ from orchestrator.data.refine.clean import Cleaner
 from orchestrator.data.refine.exact import content_digest
 from orchestrator.data.refine.minhash import signature
 from orchestrator.data.refine.privacy import Scrubber
-from orchestrator.data.sources.listing import SourceFile, is_remote
+from orchestrator.data.sources.file import SourceFile, is_remote
 from orchestrator.data.sources.rows import Part, RowCount, read_rows
 from orchestrator.data.tokens.facts import TokenizerFacts
 from orchestrator.data.values import Record, Rejected, Row, RowError
 from orchestrator.job_data import Data, Near, Privacy, Source
 
 if TYPE_CHECKING:
-    from orchestrator.data.labelled.kinds import LabelledKind
+    from orchestrator.data.labelled.protocol import LabelledKind
 
 SAMPLES = 3
 """Documents that are shown for each rule."""

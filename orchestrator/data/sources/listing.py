@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.data.sources.file import PACKED, REMOTE, SourceFile, is_remote
 from orchestrator.data.sources.globs import glob_regex, split_glob
 from orchestrator.data.values import Rejected
 from orchestrator.errors import DataError, JobError
 from orchestrator.job_data import Data, Format, Source, SplitName
 from orchestrator.job_file import resolve_env
 
-PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""Endings of compressed files, and how pyarrow calls what unpacks them."""
 _ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -39,7 +38,6 @@ _DEFAULT_INCLUDE: dict[Format, list[str]] = {
     "conll": ["**/*.conll"],
     "squad": ["**/*.json"],
 }
-REMOTE = ("s3", "gs")
 _SPLIT_FOLDERS: dict[str, SplitName] = {
     "train": "train",
     "validation": "validation",
@@ -47,27 +45,6 @@ _SPLIT_FOLDERS: dict[str, SplitName] = {
     "dev": "validation",
     "test": "test",
 }
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a source."""
-
-    source: int
-    """Number of its source; of an evaluation set, for the files of `Listing.against`."""
-    relative: str
-    path: str
-    """Where it lies: a path, or `s3://` or `gs://`."""
-    size_bytes: int
-    mtime_ns: int
-    format: Format = "text"
-    """Never `auto`."""
-    split: SplitName | None = None
-
-    @property
-    def packing(self) -> str | None:
-        """How it is compressed, by its ending."""
-        return PACKED.get(os.path.splitext(self.path)[1].lower())
 
 
 @dataclass(frozen=True)
@@ -130,11 +107,6 @@ def require_files(listing: Listing) -> None:
             fix="check path, include and exclude under data.sources, and data.deduplicate.against; relative paths "
             "start at the current directory",
         )
-
-
-def is_remote(path: str) -> bool:
-    """Whether a resolved path lies on an object store."""
-    return path.startswith(tuple(f"{scheme}://" for scheme in REMOTE))
 
 
 def describe(source: Source) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pyarrow import ArrowException, fs
 
-from orchestrator.data.sources.listing import SourceFile
+from orchestrator.data.sources.file import SourceFile
 from orchestrator.errors import DataError
 
 _COPY_BLOCK_BYTES = 4 << 20

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.data.sources.listing import SourceFile
+from orchestrator.data.sources.file import SourceFile
 from orchestrator.data.sources.separated import read_separated
 from orchestrator.data.sources.streams import SourceStream, lines, pieces, require_unchanged
 from orchestrator.data.values import Rejected, Row, RowError

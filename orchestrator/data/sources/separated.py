@@ -6,7 +6,7 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 
-from orchestrator.data.sources.listing import SourceFile
+from orchestrator.data.sources.file import SourceFile
 from orchestrator.data.sources.streams import SourceStream, lines
 from orchestrator.data.values import Rejected, Row, RowError
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-from orchestrator.data.sources.listing import SourceFile, is_remote
+from orchestrator.data.sources.file import SourceFile, is_remote
 from orchestrator.data.values import RowError
 from orchestrator.errors import DataError
 

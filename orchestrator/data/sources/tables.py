@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.data.sources.arrow_ipc import compressed_bytes, map_file, open_arrow, without_text
-from orchestrator.data.sources.listing import SourceFile
+from orchestrator.data.sources.file import SourceFile
 from orchestrator.data.sources.streams import BOMB_FROM_BYTES, BOMB_RATIO, open_table_file
 from orchestrator.data.values import Rejected, Row, RowError
 from orchestrator.errors import DataError

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.labelled.kinds import LabelledKind, labelled_kind
+from orchestrator.data.labelled.kinds import labelled_kind
+from orchestrator.data.labelled.protocol import LabelledKind
 from orchestrator.data.labelled.shards import open_rows, write_rows
 from orchestrator.data.tokens.chat import CHATML
 from orchestrator.data.tokens.tokenizer import Encoder, facts, train_bpe, train_tokenizer

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.data.labelled.kinds import LabelledKind, labelled_kind
+from orchestrator.data.labelled.kinds import labelled_kind
+from orchestrator.data.labelled.protocol import LabelledKind
 from orchestrator.data.values import Record, RowError
 from orchestrator.errors import DataError
 from orchestrator.job_data import Data, Source

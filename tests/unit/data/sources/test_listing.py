@@ -12,15 +12,9 @@ from typing import Any
 import pytest
 
 from orchestrator.data.sources import listing as sources
+from orchestrator.data.sources.file import SourceFile
 from orchestrator.data.sources.globs import glob_regex
-from orchestrator.data.sources.listing import (
-    Listing,
-    ListingTooSlowError,
-    SourceFile,
-    list_sources,
-    require_files,
-    resolve_path,
-)
+from orchestrator.data.sources.listing import Listing, ListingTooSlowError, list_sources, require_files, resolve_path
 from orchestrator.errors import DataError, JobError
 from orchestrator.identity import content_hash
 from orchestrator.job_data import Data, Source

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.data.sources.listing import SourceFile, list_sources
+from orchestrator.data.sources.file import SourceFile
+from orchestrator.data.sources.listing import list_sources
 from orchestrator.data.sources.rows import Part, read_rows
 from orchestrator.data.sources.separated import read_separated
 from orchestrator.data.values import Rejected, Row

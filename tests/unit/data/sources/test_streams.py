@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.data.sources import streams
-from orchestrator.data.sources.listing import SourceFile
+from orchestrator.data.sources.file import SourceFile
 from orchestrator.data.sources.streams import SourceStream, lines, pieces, require_unchanged
 from orchestrator.data.values import RowError
 from orchestrator.errors import DataError
