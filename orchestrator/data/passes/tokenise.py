@@ -165,6 +165,18 @@ def _write_all(writer: _Writer, documents: Path, settings: Tokenising) -> None:
     writer.finish()
 
 
+_encoders: dict[tuple[str, str | None], Encoder] = {}
+
+
+def _encoder_for(settings: Tokenising) -> Encoder:
+    """One for all units of a process: the words that it has met make it fast."""
+    key = settings.known.sha256, settings.known.chat_template
+    if key not in _encoders:
+        _encoders.clear()
+        _encoders[key] = Encoder(settings.tokenizer, settings.known)
+    return _encoders[key]
+
+
 class _Writer(abc.ABC):
     """What text and rows share: shards by split, counts, the ledger."""
 
@@ -173,7 +185,7 @@ class _Writer(abc.ABC):
     ) -> None:
         self._ledger = ledger
         self._folder, self._number, self._origins, self._settings = folder, number, origins, settings
-        self._encoder = Encoder(settings.tokenizer, settings.known)
+        self._encoder = _encoder_for(settings)
         self.shards: dict[str, _Shards] = {}
         self.text_bytes: dict[str, int] = {}
         self.lengths: dict[str, Any] = {}
