@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -36,12 +37,13 @@ def test_bad_files_are_counted_and_named_or_refused(runner: Runner, corpus: Path
     (source / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     sources = f"data.sources=[{{path: {source}}}]"
     outcome = runner(tmp_path / "store", sources, until="prepare")
-    report = (tmp_path / "store" / (outcome.dataset or "") / "report.json").read_text()
-    assert '"count": 2' in report
-    assert "empty.txt" in report
-    assert "not UTF-8 at byte 3" in report
-    with pytest.raises(DataError, match=r"2 file\(s\) or line\(s\) hold no text: empty.txt \(empty\), latin.txt"):
-        runner(tmp_path / "other", sources, "data.on_bad_file=fail", until="prepare")
+    rejected = (tmp_path / "store" / (outcome.dataset or "") / "rejected.jsonl").read_text()
+    assert [json.loads(line) for line in rejected.splitlines()] == [
+        {"file": "empty.txt", "row": None, "reason": "empty"},
+        {"file": "latin.txt", "row": None, "reason": "not UTF-8 at byte 3"},
+    ]
+    with pytest.raises(DataError, match=r"2 rows or files hold no document, over data.max_rejected 0: empty.txt"):
+        runner(tmp_path / "other", sources, "data.max_rejected=0", until="prepare")
     assert not [p for p in (tmp_path / "other" / "datasets").iterdir() if not p.name.startswith(".")]
 
 
@@ -91,9 +93,8 @@ def test_ctrl_c_while_preparing_leaves_nothing(job_file: Path, tmp_path: Path) -
         args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("datasets/*.tmp-*")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("datasets/.work-*/read")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(1.0)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

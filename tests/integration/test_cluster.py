@@ -82,64 +82,6 @@ def _wait_for(url: str, head: subprocess.Popen[bytes]) -> None:
     pytest.fail("the head did not start")
 
 
-@pytest.fixture(scope="module")
-def second_node(cluster: Cluster) -> Iterator[None]:
-    """One more node of two CPUs, beside the head."""
-    args = [
-        str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={cluster.gcs}",
-        "--node-ip-address=127.0.0.1", "--num-cpus=2", f"--dashboard-agent-listen-port={free_port()}",
-        "--object-store-memory=200000000",
-    ]  # fmt: skip
-    node = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
-    try:
-        yield
-    finally:
-        family = psutil.Process(node.pid).children(recursive=True)
-        node.terminate()
-        for process in psutil.wait_procs([psutil.Process(node.pid), *family], timeout=10)[1]:
-            process.kill()
-        node.wait(10)
-
-
-def nodes_of_tasks(cluster: Cluster) -> dict[str, set[str]]:
-    """Node -> the drivers whose tasks it has run, as Ray tells."""
-    code = (
-        "import json; from ray.util.state import list_tasks;"
-        f"rows = list_tasks(address={cluster.dashboard!r}, limit=5000, detail=True, raise_on_missing_output=False);"
-        "print(json.dumps([[r.node_id, r.job_id, r.name] for r in rows]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
-    found: dict[str, set[str]] = {}
-    for node, job, name in json.loads(done.stdout.splitlines()[-1]):
-        if name == "_unit" and node:
-            found.setdefault(node, set()).add(job)
-    return found
-
-
-def test_preparation_is_spread_over_nodes_and_makes_the_same_bytes(
-    cluster: Cluster, second_node: None, slipway: Slipway, tmp_path: Path
-) -> None:
-    rng = random.Random(9)
-    words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 8))) for _ in range(2000)]
-    with (tmp_path / "text.jsonl").open("w") as file:
-        for _ in range(9000):
-            file.write(json.dumps({"text": " ".join(rng.choices(words, k=150))}) + "\n")
-    job = tmp_path / "job.yaml"
-    job.write_text(f"name: spread\ndata:\n  sources: [{{path: {tmp_path}/text.jsonl}}]\n")
-    there = slipway("prepare", job, "--address", cluster.gcs, "--store", tmp_path / "there", "--json")
-    assert there.code == 0, there.stderr
-    assert len(nodes_of_tasks(cluster)) == 2
-    here = slipway("prepare", job, "--store", tmp_path / "here", "--json")
-    assert here.code == 0, here.stderr
-
-    def digests(store: Path) -> dict[str, str]:
-        folder = store / here.document["dataset"]
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
-        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-    assert digests(tmp_path / "there") == digests(tmp_path / "here")
-
-
 def test_submit_runs_the_job_there_and_follows_it(
     cluster: Cluster, job_file: Path, slipway: Slipway, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -246,3 +188,61 @@ def _grpc_without_token(port: int) -> str:
             env={**clean, "HOME": home, "RAY_AUTH_MODE": "disabled"},
         )  # fmt: skip
     return "refused" if "answered" not in done.stdout else f"grpc {done.stdout}"
+
+
+@pytest.fixture
+def second_node(cluster: Cluster) -> Iterator[None]:
+    """One more node of two CPUs, beside the head."""
+    args = [
+        str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={cluster.gcs}",
+        "--node-ip-address=127.0.0.1", "--num-cpus=2", f"--dashboard-agent-listen-port={free_port()}",
+        "--object-store-memory=200000000",
+    ]  # fmt: skip
+    node = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    try:
+        yield
+    finally:
+        family = psutil.Process(node.pid).children(recursive=True)
+        node.terminate()
+        for process in psutil.wait_procs([psutil.Process(node.pid), *family], timeout=10)[1]:
+            process.kill()
+        node.wait(10)
+
+
+def nodes_of_tasks(cluster: Cluster) -> dict[str, set[str]]:
+    """Node -> the drivers whose tasks it has run, as Ray tells."""
+    code = (
+        "import json; from ray.util.state import list_tasks;"
+        f"rows = list_tasks(address={cluster.dashboard!r}, limit=5000, detail=True, raise_on_missing_output=False);"
+        "print(json.dumps([[r.node_id, r.job_id, r.name] for r in rows]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    found: dict[str, set[str]] = {}
+    for node, job, name in json.loads(done.stdout.splitlines()[-1]):
+        if name == "_unit" and node:
+            found.setdefault(node, set()).add(job)
+    return found
+
+
+def test_preparation_is_spread_over_nodes_and_makes_the_same_bytes(
+    cluster: Cluster, second_node: None, slipway: Slipway, tmp_path: Path
+) -> None:
+    rng = random.Random(9)
+    words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 8))) for _ in range(2000)]
+    with (tmp_path / "text.jsonl").open("w") as file:
+        for _ in range(9000):
+            file.write(json.dumps({"text": " ".join(rng.choices(words, k=150))}) + "\n")
+    job = tmp_path / "job.yaml"
+    job.write_text(f"name: spread\ndata:\n  sources: [{{path: {tmp_path}/text.jsonl}}]\n")
+    there = slipway("prepare", job, "--address", cluster.gcs, "--store", tmp_path / "there", "--json")
+    assert there.code == 0, there.stderr
+    assert len(nodes_of_tasks(cluster)) == 2
+    here = slipway("prepare", job, "--store", tmp_path / "here", "--json")
+    assert here.code == 0, here.stderr
+
+    def digests(store: Path) -> dict[str, str]:
+        folder = store / here.document["dataset"]
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+    assert digests(tmp_path / "there") == digests(tmp_path / "here")
