@@ -37,8 +37,8 @@ def prepare(source: Path, store: Path) -> dict[str, Any]:
 
 
 def test_memory_is_flat_in_the_size_of_the_input(tmp_path: Path) -> None:
-    small = prepare(corpus(tmp_path / "small.jsonl", 60), tmp_path / "small")
-    large = prepare(corpus(tmp_path / "large.jsonl", 600), tmp_path / "large")
+    small = prepare(corpus(tmp_path / "small.jsonl", 30), tmp_path / "small")
+    large = prepare(corpus(tmp_path / "large.jsonl", 300), tmp_path / "large")
     assert large["documents"] > 9 * small["documents"]
     assert large["peak_task_bytes"] < 1_000_000_000
     assert large["peak_task_bytes"] < 1.6 * small["peak_task_bytes"]
