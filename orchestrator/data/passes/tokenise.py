@@ -196,8 +196,14 @@ class _Writer(abc.ABC):
         """Take a batch of documents of one split."""
 
     @abc.abstractmethod
+    def _write_shard(self, shards: _Shards) -> None:
+        """Write what is held of a split, and begin its next shard."""
+
     def finish(self) -> None:
         """Write what is held."""
+        for shards in self.shards.values():
+            if shards.held:
+                self._write_shard(shards)
 
     def _open(self, split: str) -> _Shards:
         return self.shards.setdefault(split, _Shards(self._folder, split, self._number))
@@ -248,12 +254,6 @@ class _TextWriter(_Writer):
             if shards.held_bytes >= _SHARD_BYTES:
                 self._write_shard(shards)
 
-    def finish(self) -> None:
-        """Write what is held."""
-        for shards in self.shards.values():
-            if shards.held:
-                self._write_shard(shards)
-
     def _write_shard(self, shards: _Shards) -> None:
         ends = shards.sentence_ends if self._settings.data.sentence_ends else None
         shards.close(*write_shard(self._folder / shards.name, shards.held, ends))
@@ -277,12 +277,6 @@ class _RowWriter(_Writer):
             shards.held.append((document, text))
             shards.held_bytes += len(text) + len(document.labels)
             if shards.held_bytes >= _SHARD_BYTES:
-                self._write_shard(shards)
-
-    def finish(self) -> None:
-        """Write what is held."""
-        for shards in self.shards.values():
-            if shards.held:
                 self._write_shard(shards)
 
     def _write_shard(self, shards: _Shards) -> None:
