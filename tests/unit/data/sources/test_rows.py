@@ -8,29 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_fixtures import read_raw as read
+from data_fixtures import row_values as values
 
 from orchestrator.data.sources.listing import list_sources
-from orchestrator.data.sources.rows import Part, read_rows
+from orchestrator.data.sources.rows import read_rows
 from orchestrator.data.units import cut_into_units, first_rows
 from orchestrator.data.values import Rejected, Row
 from orchestrator.job_data import Data, Source
-
-
-def read(raw: bytes, folder: Path, name: str, *, limit: int = 1 << 20, **source: Any) -> list[Row | Rejected]:
-    (folder / name).write_bytes(raw)
-    return read_path(folder / name, limit=limit, **source)
-
-
-def read_path(path: Path, *, limit: int = 1 << 20, columns: list[str] | None = None, **source: Any) -> list[Any]:
-    made = Source(path=str(path), **source)
-    found: list[Any] = []
-    for file in list_sources(Data(sources=[made]), {}).files:
-        found += read_rows(Part(file), made, limit_bytes=limit, columns=columns)
-    return found
-
-
-def values(found: list[Any]) -> list[Any]:
-    return [list(f.fields.values()) if isinstance(f, Row) else str(f) for f in found]
 
 
 class TestText:
