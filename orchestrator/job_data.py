@@ -322,10 +322,25 @@ class Data(Section):
             raise ValueError("either every source has a weight or none")
         if self.kind in _SPAN_KINDS and self.privacy.action == "redact":
             raise ValueError(f"privacy.action redact would move what labels point to in {self.kind}; use drop or off")
+        self._check_text_only()
         if (self.kind == "columns") != bool(self.columns):
             raise ValueError("data.columns names what kind: columns takes of each row, and goes with it only")
         self._check_curriculum(set(names))
         return self
+
+    def _check_text_only(self) -> None:
+        """What would do nothing to labelled rows is refused, not ignored."""
+        clean = self.clean
+        asked = {
+            "clean.html": clean.html,
+            "clean.quality": clean.quality != "off",
+            "clean.rules": clean.rules != Rules(),
+            "clean.language": clean.language is not None,
+            "sentence_ends": self.sentence_ends,
+        }
+        found = [f"data.{name}" for name, given in asked.items() if given]
+        if self.kind != "text" and found:
+            raise ValueError(f"{', '.join(found)} goes with data.kind text only, not with {self.kind}")
 
     def _check_curriculum(self, names: set[str]) -> None:
         for phase in self.curriculum:

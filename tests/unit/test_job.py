@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable
 
 import pytest
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from orchestrator import job as job_module
 from orchestrator import job_data
 from orchestrator.errors import JobError
 from orchestrator.job import JobSpec
+from orchestrator.job_data import Data
 from orchestrator.job_section import Section
 
 MakeJob = Callable[..., JobSpec]
@@ -142,3 +144,24 @@ def test_sizes_of_the_model_are_derived_unless_given(tiny_job: MakeJob) -> None:
 def test_an_integer_stands_for_a_number(tiny_job: MakeJob) -> None:
     rate = tiny_job("train.optimizer.learning_rate=1").train.optimizer.learning_rate
     assert isinstance(rate, float)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "clean.html=true",
+        "clean.quality=gopher",
+        "clean.rules={min_words: 3}",
+        "clean.language={keep: [en]}",
+        "sentence_ends=true",
+    ],
+)
+def test_what_does_nothing_to_labelled_rows_is_refused(override: str) -> None:
+    key, _, value = override.partition("=")
+    data = Data.model_validate({"sources": [{"path": "x"}]})
+    changed: object = yaml.safe_load(value)
+    for name in reversed(key.split(".")):
+        changed = {name: changed}
+    assert Data.model_validate({"sources": [{"path": "x"}], **changed}) != data
+    with pytest.raises(ValidationError, match=rf"data\.{key.split('=')[0]} goes with data\.kind text only"):
+        Data.model_validate({"kind": "classification", "sources": [{"path": "x"}], **changed})
