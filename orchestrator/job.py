@@ -241,6 +241,7 @@ class JobSpec(Section):
         if self.train is None:
             raise JobError(
                 f"the job {self.name} has no `train` section: its data can be prepared, and nothing more",
-                fix="use `slipway prepare`, or add `train: {steps: ..., batch_tokens: ...}`",
+                fix="use `slipway prepare`"
+                + (", or add `train: {steps: ..., batch_tokens: ...}`" if self.data.kind == "text" else ""),
             )
         return self.train

@@ -74,11 +74,24 @@ def validate_job(tree: Tree) -> JobSpec:
     try:
         return JobSpec.model_validate_json(json.dumps(tree.data), strict=True)
     except ValidationError as error:
-        problems = [_describe(detail, tree) for detail in error.errors(include_url=False)]
+        problems = [_describe(detail, tree) for detail in _told_once(error.errors(include_url=False))]
         raise JobError(
             "the job is not valid:\n" + "\n".join(f"  {problem}" for problem in problems),
             fix="correct the keys named above; docs/job-file.md lists them all",
         ) from None
+
+
+def _told_once(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without the complaint that a section is not `off`, where the section itself says what is wrong in it."""
+    inside = [tuple(d["loc"]) for d in details]
+
+    def is_about_off(detail: ErrorDetails) -> bool:
+        own = tuple(detail["loc"])
+        if not own or not str(own[-1]).startswith("literal["):
+            return False
+        return any(other != own and other[: len(own) - 1] == own[:-1] for other in inside)
+
+    return [detail for detail in details if not is_about_off(detail)]
 
 
 def job_to_yaml(job: JobSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +325,11 @@ def test_a_null_below_a_section_that_the_base_lacks_removes_nothing(tmp_path: Pa
     (tmp_path / "base.yaml").write_text("name: n\ndata: {sources: [{path: x}]}\ntrain: {steps: 1, batch_tokens: 256}\n")
     (tmp_path / "child.yaml").write_text("extends: base.yaml\nserve: {port: null, max_tokens: null}\n")
     assert load_job(tmp_path / "child.yaml").serve == load_job(tmp_path / "base.yaml").serve
+
+
+def test_a_mistake_in_a_section_that_may_be_off_is_told_once(tiny_job: Callable[..., JobSpec]) -> None:
+    with pytest.raises(JobError, match=r"similarity = 2: input should be less than or equal to 1") as caught:
+        tiny_job("data.deduplicate.near.similarity=2")
+    assert "literal" not in caught.value.message
+    with pytest.raises(JobError, match=r"data\.deduplicate\.near"):
+        tiny_job("data.deduplicate.near=3")
