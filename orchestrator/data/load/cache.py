@@ -43,16 +43,15 @@ class ShardCache:
             DataError: what was fetched is not what the manifest says, or what is in use leaves no room.
         """
         path = self._folder / f"{sha256}{_SHARD}"
-        with self._lock_file(sha256) as lock:
-            while True:
-                fcntl.flock(lock, fcntl.LOCK_SH)
-                if _size_bytes(path) == size_bytes:
-                    break
-                # A shared lock does not become an exclusive one without a gap: look again after each.
-                fcntl.flock(lock, fcntl.LOCK_UN)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if _size_bytes(path) != size_bytes:
-                    self._bring(uri, path, size_bytes, sha256)
+        with self._lock_file(sha256) as lease:
+            # Shared, and never waited for: two workers that need one shard hold it at the same time, to the end.
+            fcntl.flock(lease, fcntl.LOCK_SH)
+            if _size_bytes(path) != size_bytes:
+                # Who fetches is settled by another lock: one that waited for the lease alone would wait for training.
+                with self._lock_file(f"{sha256}.fetch") as fetching:
+                    fcntl.flock(fetching, fcntl.LOCK_EX)
+                    if _size_bytes(path) != size_bytes:
+                        self._bring(uri, path, size_bytes, sha256)
             os.utime(path)
             yield path
 
@@ -62,7 +61,7 @@ class ShardCache:
             return sum(map(_promised_bytes, self._held()))
 
     def _bring(self, uri: str, path: Path, size_bytes: int, sha256: str) -> None:
-        """Fetch a shard whose lock is held alone."""
+        """Fetch a shard whose lease and fetch lock are held."""
         part = self._folder / f"{sha256}.{size_bytes}{_PART}"
         with self._changing():
             path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,26 @@ def test_threads_that_ask_at_once_fetch_once(tmp_path: Path, remote: Remote) -> 
     for thread in threads:
         thread.join()
     assert found == [b"a" * 100] * 6
+    assert remote.fetched == ["a"]
+
+
+def test_workers_that_ask_at_once_hold_it_at_the_same_time(tmp_path: Path, remote: Remote) -> None:
+    """As training workers do: each keeps its shards until all have finished."""
+    shard = remote.add("a")
+    asked, held = threading.Barrier(4), threading.Barrier(4)
+
+    def fetch(uri: str, path: Path) -> None:
+        time.sleep(0.2)  # the others have asked by then
+        remote.fetch(uri, path)
+
+    def work() -> bytes:
+        asked.wait(10)
+        with ShardCache(tmp_path / "cache", 1000, fetch).open(*shard) as path:
+            held.wait(10)
+            return path.read_bytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [f.result() for f in [pool.submit(work) for _ in range(4)]] == [b"a" * 100] * 4
     assert remote.fetched == ["a"]
 
 
