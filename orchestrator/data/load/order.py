@@ -18,7 +18,7 @@ from orchestrator.data.load.keyed import GOLDEN, Keys, keys, mix
 
 Indices = npt.NDArray[np.int64]
 _ROUNDS = 6
-_BLOCK = 16_384
+_BLOCK = 32_768
 
 
 class Order(Protocol):
