@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,13 +72,15 @@ def read_records(path: Path) -> Iterator[Any]:
     from wandb.proto import wandb_internal_pb2
 
     raw, at, whole = path.read_bytes(), 7, b""
-    assert raw.startswith(b":W&B")
+    assert raw.startswith(b":W&B") or not raw
     while at + 7 <= len(raw):
         room = _BLOCK_BYTES - at % _BLOCK_BYTES
         if room < 7:  # too little for another header: zeros up to the next block
             at += room
             continue
         _, length, kind = struct.unpack_from("<IHB", raw, at)
+        if at + 7 + length > len(raw):  # on its way
+            return
         whole += raw[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (_FULL, _LAST):
@@ -145,7 +148,11 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> list[Held]:
         tracker = open_tracker(asked, who, config={"train": {"steps": 6}}, environ={"WANDB_MODE": "offline"})
         drive(tracker, dataset=dataset, export=export, first=first)
         (file,) = [p for p in sorted(run.glob("wandb/offline-run-*/*.wandb")) if p not in [f for f, _ in held]]
-        held.append((file, read_run(file)))
+        # W&B's own process writes the file, and on a busy machine is not through when the tracker is closed.
+        ends_at = time.monotonic() + 20
+        while (found := read_run(file)).exit_code is None and time.monotonic() < ends_at:
+            time.sleep(0.1)
+        held.append((file, found))
     return [what for _, what in held]
 
 
