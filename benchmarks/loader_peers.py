@@ -44,14 +44,13 @@ def write_ours(folder: Path, corpus_tokens: int) -> None:
 def ours(folder: Path) -> Batches:
     from orchestrator.data.load.loader import TrainLoader
     from orchestrator.data.load.mixture import Part
-    from orchestrator.train.objectives import causal_lm
 
     parts = [Part("train", None, sorted(folder.glob("*.arrow")))]
     loader = TrainLoader(parts, context=CONTEXT, samples_per_step=ROWS, seed=1)
-    step = 0
+    feed, step = TokenFeed(loader, samples_per_step=ROWS), 0
     while step := step + 1:
-        batch = causal_lm(loader.read(step, 0, ROWS), target_tokens=ROWS * CONTEXT, context=CONTEXT)
-        yield batch.inputs_BT, batch.targets_BT
+        tensors = feed.read(step, 0, ROWS).tensors
+        yield tensors["input_ids"], tensors["targets"]
 
 
 def write_nanogpt(folder: Path, corpus_tokens: int) -> None:

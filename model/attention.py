@@ -1,4 +1,4 @@
-"""Causal self-attention with rotary positions and grouped key/value heads.
+"""Self-attention: causal or not, with rotary positions and grouped key/value heads where the family has them.
 
 Shapes: B rows, T tokens, S positions, D width, H query heads, G key/value heads, K head width.
 """
@@ -18,13 +18,19 @@ Rotary = tuple[Tensor, Tensor]
 """Cosines and signed sines, fp32, [T, 1, K] or [B, T, 1, K]: they broadcast over heads."""
 
 
-@lru_cache(maxsize=16)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def rotary_tables(length: int, head_width: int, *, theta: float, device: torch.device) -> Rotary:
     """Cosines and signed sines of positions 0 to length - 1, each fp32 [S, 1, K] (RoPE; Su et al. 2021).
 
     Plain tensors beside the modules, not buffers of them: `module.bfloat16()` would round the angles.
-    Computed on the CPU in fp32, as Hugging Face does: all devices and libraries turn by the same angles.
+    Computed on the CPU in fp32, as Hugging Face does: all devices and libraries turn by the same angles. They are
+    kept; compiled networks take them as constants, where a compiler would work them out anew in every step.
     """
+    return _rotary_tables(length, head_width, theta, device)
+
+
+@lru_cache(maxsize=16)
+def _rotary_tables(length: int, head_width: int, theta: float, device: torch.device) -> Rotary:
     # What is made under inference_mode is barred from training for ever, and this table outlives its caller.
     with torch.inference_mode(False):
         exponents = torch.arange(0, head_width, 2, dtype=torch.float32, device="cpu") / head_width
@@ -42,37 +48,57 @@ def rotate(x_BTHK: Tensor, rotary: Rotary) -> Tensor:
     return (wide_BTHK * cos + swapped_BTHK * signed_sin).type_as(x_BTHK)
 
 
+def document_mask(segments_BT: Tensor) -> Tensor:
+    """Who may look at whom in packed rows: bool [B, 1, T, T], True where the query (third axis) sees the key (last).
+
+    `segments_BT` (integers) numbers each row's documents from 1; 0 is padding. A token sees itself and those before
+    it in its document; padding sees itself alone, so that no softmax is over nothing.
+    """
+    tokens = segments_BT.shape[1]
+    same_BTT = (segments_BT[:, :, None] == segments_BT[:, None, :]) & (segments_BT != 0)[:, None, :]
+    itself_TT = torch.eye(tokens, dtype=torch.bool, device=segments_BT.device)
+    return (same_BTT.tril() | itself_TT)[:, None]
+
+
 class Attention(nn.Module):
-    """Grouped-query attention (Ainslie et al. 2023): H / G query heads share one key/value head."""
+    """Multi-head attention; with H / G query heads to a key/value head (Ainslie et al. 2023) where kv_heads is less."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Projections without biases."""
+        """Projections have biases where the family's have."""
         super().__init__()
         self.head_width = config.head_width
         self.grouped = config.kv_heads < config.heads
+        self.causal = config.is_decoder
         self.dropout = config.dropout
         kv_width = config.kv_heads * config.head_width
-        self.q = nn.Linear(config.width, config.width, bias=False)
-        self.k = nn.Linear(config.width, kv_width, bias=False)
-        self.v = nn.Linear(config.width, kv_width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.q = nn.Linear(config.width, config.width, bias=config.biased)
+        self.k = nn.Linear(config.width, kv_width, bias=config.biased)
+        self.v = nn.Linear(config.width, kv_width, bias=config.biased)
+        self.out = nn.Linear(config.width, config.width, bias=config.biased)
 
-    def forward(self, x_BTD: Tensor, rotary: Rotary, past: LayerCache | None = None) -> Tensor:
-        """Each token gathers from itself and those before it: [B, T, D] to [B, T, D]."""
-        q_BTHK, k_BTGK, v_BTGK = (
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotary: Rotary | None = None,
+        past: LayerCache | None = None,
+        mask_B1TS: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, D] to [B, T, D]; `mask_B1TS` (bool, True: may look) stands in for causal or full attention."""
+        q_BTHK, k_BSGK, v_BSGK = (
             project(x_BTD).unflatten(-1, (-1, self.head_width)) for project in (self.q, self.k, self.v)
         )
-        q_BTHK, k_BSGK, v_BSGK = rotate(q_BTHK, rotary), rotate(k_BTGK, rotary), v_BTGK
+        if rotary is not None:
+            q_BTHK, k_BSGK = rotate(q_BTHK, rotary), rotate(k_BSGK, rotary)
         if past is not None:
             k_BSGK, v_BSGK = past.extend(k_BSGK, v_BSGK)
-        mask_B1TS = None if past is None else past.mask_B1TS
+            mask_B1TS = past.mask_B1TS
         y_BHTK = F.scaled_dot_product_attention(
             q_BTHK.transpose(1, 2),
             k_BSGK.transpose(1, 2),
             v_BSGK.transpose(1, 2),
             attn_mask=mask_B1TS,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask_B1TS is None,
+            is_causal=self.causal and mask_B1TS is None,
             enable_gqa=self.grouped,
         )
         y_BTD: Tensor = self.out(y_BHTK.transpose(1, 2).flatten(2))

@@ -1,147 +1,149 @@
-"""Our decoder in the Hugging Face Llama layout, and back: a mapping of names, which leaves values alone.
+"""Our networks in the layout of Hugging Face folders, and back: mappings of names and settings, which keep values.
 
 Every function is pure; reading and writing folders is the caller's business.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import LABELLED, HeadConfig, ModelConfig
+from model.families import FAMILIES, LM, build
+from model.layouts.layout import Layout, require_only
 
-_WEIGHTS = {
-    "embed": "model.embed_tokens",
-    "blocks.#.attention_norm": "model.layers.#.input_layernorm",
-    "blocks.#.attention.q": "model.layers.#.self_attn.q_proj",
-    "blocks.#.attention.k": "model.layers.#.self_attn.k_proj",
-    "blocks.#.attention.v": "model.layers.#.self_attn.v_proj",
-    "blocks.#.attention.out": "model.layers.#.self_attn.o_proj",
-    "blocks.#.mlp_norm": "model.layers.#.post_attention_layernorm",
-    "blocks.#.mlp.gate": "model.layers.#.mlp.gate_proj",
-    "blocks.#.mlp.up": "model.layers.#.mlp.up_proj",
-    "blocks.#.mlp.down": "model.layers.#.mlp.down_proj",
-    "norm": "model.norm",
-    "head": "lm_head",
-}
-"""Ours to theirs; # is the layer. Both store [out, in], and pair rotary dimensions i and i + K/2."""
-
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "layers": "num_hidden_layers",
-    "width": "hidden_size",
-    "heads": "num_attention_heads",
-    "hidden": "intermediate_size",
-}
-"""Ours to theirs, where `from_hf_config` accepts no default."""
-
-_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
-"""Settings of Llama's that our decoder has in one form only, which is also their default."""
-
-_ABSENT = {"rope_scaling": None, "quantization_config": None}
-"""Settings that our decoder does not have."""
+_NAMED_TENSORS = 8
+"""How many tensors an error names; a wrong file may have thousands."""
 
 
 def to_hf_config(
-    config: ModelConfig, *, bos_token_id: int | None, eos_token_id: int | None, dtype: str
+    config: ModelConfig,
+    head: HeadConfig = LM,
+    *,
+    bos_token_id: int | None,
+    eos_token_id: int | None,
+    pad_token_id: int | None = None,
+    dtype: str,
 ) -> dict[str, Any]:
     """The contents of `config.json`. `dtype` is the weights' type in the file, such as "bfloat16".
 
-    Positions are given twice: transformers 4 reads `rope_theta`, transformers 5 and vLLM `rope_parameters`.
+    Raises:
+        ValueError: this family does not carry this head.
     """
-    sizes = {theirs: getattr(config, ours) for ours, theirs in _SIZES.items()}
+    config.check_head(head.kind)
+    layout = FAMILIES[config.family].layout
+    labels = {
+        "id2label": {str(index): label for index, label in enumerate(head.labels)},
+        "label2id": {label: index for index, label in enumerate(head.labels)},
+    }
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        **sizes,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        **_FIXED,
-        "attention_dropout": config.dropout,
+        "architectures": [layout.architectures[head.kind]],
+        "model_type": layout.model_type,
+        **layout.to_settings(config),
+        **(labels if head.labels else {}),
         "tie_word_embeddings": config.tie_embeddings,
         "bos_token_id": bos_token_id,
         "eos_token_id": eos_token_id,
+        "pad_token_id": pad_token_id,
         "dtype": dtype,
     }
 
 
 def from_hf_config(data: Mapping[str, Any]) -> ModelConfig:
-    """The model that a Llama `config.json` describes; what it leaves out has transformers' default.
+    """The backbone that a `config.json` describes; what it leaves out has transformers' default.
 
     Raises:
         ValueError: a size is missing, or the model is not one of ours; the message names the setting.
     """
-    if data.get("model_type") != "llama":
-        raise ValueError(f"model_type {data.get('model_type')!r} is not supported; only 'llama' is")
-    for key, only in (_FIXED | _ABSENT).items():
-        if data.get(key, only) != only:
-            raise ValueError(f"{key} {data[key]!r} is not supported; only {only!r} is")
-    if missing := [theirs for theirs in _SIZES.values() if theirs not in data]:
-        raise ValueError(f"{', '.join(missing)} missing from config.json")
-    config = ModelConfig(
-        **{ours: data[theirs] for ours, theirs in _SIZES.items()},
-        kv_heads=data.get("num_key_value_heads") or data["num_attention_heads"],
-        context=data.get("max_position_embeddings", 2048),
-        norm_eps=data.get("rms_norm_eps", 1e-6),
-        rope_theta=_rope_theta(data),
-        dropout=data.get("attention_dropout", 0.0),
-        tie_embeddings=data.get("tie_word_embeddings", False),
-    )
-    head_dim = data.get("head_dim") or config.head_width
-    if head_dim != config.head_width:
-        raise ValueError(f"head_dim {head_dim} is not supported; only hidden_size / num_attention_heads is")
-    return config
+    layout = _layout(data)
+    require_only(data, {"quantization_config": (None,)})
+    return layout.from_settings(data)
 
 
-def to_hf_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`GPT.state_dict()` under Llama's names. The tensors are shared, not copied; a tied head has no entry.
+def head_from_hf_config(data: Mapping[str, Any]) -> HeadConfig:
+    """The head that a `config.json` describes, with its labels; those without names are LABEL_0 and so on.
 
     Raises:
-        ValueError: a name that no decoder of ours has.
+        ValueError: an architecture that is not one of ours, or labels that are not numbered from 0.
     """
-    return _renamed(state, _WEIGHTS)
+    layout = _layout(data)
+    named = data.get("architectures") or []
+    if not named and "lm" in layout.architectures:
+        return LM
+    kinds = {architecture: kind for kind, architecture in layout.architectures.items()}
+    if len(named) != 1 or named[0] not in kinds:
+        raise ValueError(f"architectures {named!r} is not supported; one of {', '.join(kinds)} is")
+    kind = kinds[named[0]]
+    return HeadConfig(kind, _labels(data) if kind in LABELLED else ())
 
 
-def from_hf_state(state: Mapping[str, Tensor], *, tie_embeddings: bool) -> dict[str, Tensor]:
-    """Llama's weights under our names, for `GPT.load_state_dict`, which checks that none is missing.
+def to_hf_state(state: Mapping[str, Tensor], config: ModelConfig, head: HeadConfig = LM) -> dict[str, Tensor]:
+    """`build(config, head).state_dict()` under their names. A tied projection has no entry.
 
-    With `tie_embeddings`, an `lm_head` is dropped: some writers store the table twice. So are the rotary
-    frequencies in files of before 2024: they follow from the config.
+    Tensors are shared where the layout has the same values in the same order, else contiguous copies.
 
     Raises:
-        ValueError: a name that no Llama without biases has.
+        ValueError: a name that this family does not have.
     """
-    kept = {name: tensor for name, tensor in state.items() if not name.endswith(".rotary_emb.inv_freq")}
-    if tie_embeddings:
-        kept.pop("lm_head.weight", None)
-    return _renamed(kept, {theirs: ours for ours, theirs in _WEIGHTS.items()})
+    return FAMILIES[config.family].layout.to_state(state, config, head)
 
 
-def _rope_theta(data: Mapping[str, Any]) -> float:
-    """The base of the rotary angles; `rope_parameters` wins over `rope_theta`, as in transformers 5."""
-    rope = data.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise ValueError(f"rope_type {rope['rope_type']!r} is not supported; only 'default' is")
-    if (factor := rope.get("partial_rotary_factor", data.get("partial_rotary_factor", 1.0))) != 1.0:
-        raise ValueError(f"partial_rotary_factor {factor} is not supported; only 1.0 is")
-    return float(rope.get("rope_theta", data.get("rope_theta", 10000.0)))
+def from_hf_state(state: Mapping[str, Tensor], config: ModelConfig, head: HeadConfig = LM) -> dict[str, Tensor]:
+    """Their weights under our names, for `build(config, head).load_state_dict`: all of them, in their shapes.
+
+    What follows from the rest is passed over: second copies of a tied table, rotary frequencies, causal masks,
+    position numbers, and the pooler of an encoder whose head does not read it.
+
+    Raises:
+        ValueError: tensors are missing, or there are others, or a shape is another; names them.
+    """
+    layout = FAMILIES[config.family].layout
+    found = layout.canonical(state, config, head)
+    with torch.device("meta"):
+        ours = build(config, head).state_dict()
+    _check_tensors(found, layout.to_state(ours, config, head))
+    return layout.from_state(found, config, head)
 
 
-def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """`state` under the names that `names` gives, the layer's number kept."""
-    renamed = {}
-    for name, tensor in state.items():
-        module, _, leaf = name.rpartition(".")
-        layer = re.search(r"\d+", module)
-        target = names.get(re.sub(r"\d+", "#", module))
-        if target is None or leaf != "weight":
-            raise ValueError(f"weight {name!r} is not supported: it has no counterpart in this layout")
-        renamed[f"{target.replace('#', layer[0] if layer else '')}.weight"] = tensor
-    return renamed
+def _layout(data: Mapping[str, Any]) -> Layout:
+    layouts = {family.layout.model_type: family.layout for family in FAMILIES.values()}
+    if (model_type := data.get("model_type")) not in layouts:
+        raise ValueError(f"model_type {model_type!r} is not supported; one of {', '.join(layouts)} is")
+    return layouts[model_type]
+
+
+def _labels(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the classes in their order."""
+    count = data.get("num_labels", 2)
+    by_id = {int(key): str(label) for key, label in (data.get("id2label") or {}).items()}
+    by_id = by_id or {index: f"LABEL_{index}" for index in range(count)}
+    if sorted(by_id) != list(range(len(by_id))):
+        raise ValueError(f"id2label numbers its labels {sorted(by_id)}; only 0 to {len(by_id) - 1} is supported")
+    return tuple(by_id[index] for index in range(len(by_id)))
+
+
+def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse a file that is not this network's, before a single value is used."""
+    problems = [
+        f"{what} {_listed(names)}"
+        for what, names in (
+            ("missing:", [name for name in expected if name not in found]),
+            ("not expected:", [name for name in found if name not in expected]),
+        )
+        if names
+    ]
+    problems += [
+        f"{name} is {list(found[name].shape)} in the file and {list(tensor.shape)} by config.json"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ][:_NAMED_TENSORS]
+    if problems:
+        raise ValueError(f"the tensors do not fit config.json: {'; '.join(problems)}")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED_TENSORS
+    return ", ".join(names[:_NAMED_TENSORS]) + (f" and {more} more" if more > 0 else "")

@@ -24,6 +24,7 @@ from orchestrator.cli_common import (
     store_at,
 )
 from orchestrator.cli_data import data
+from orchestrator.cli_models import register
 from orchestrator.errors import Interrupted, JobError, SlipwayError, Stopped, storage_error
 from orchestrator.plan import Stage
 
@@ -41,6 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data, name="data")
+register(app)
 
 Until = Annotated[Stage, typer.Option("--until", help="Stop after this stage.")]
 
@@ -62,24 +64,41 @@ def plan(
     as_json: AsJson = False,
     gpus: Annotated[float | None, typer.Option(min=0, help="Declare a cluster: GPUs of each node.")] = None,
     cpus: Annotated[float | None, typer.Option(min=1, help="Declare a cluster: CPUs of each node.")] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option("--gpu-memory", help="Declare a cluster: memory of one GPU, such as 80GB.")
+    ] = None,
+    gpu_name: Annotated[
+        str | None, typer.Option("--gpu-name", help="Declare a cluster: its GPUs, such as H100; says how fast.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Declare a cluster: memory of each node, such as 512GB.")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Declare a cluster: its nodes.")] = 1,
 ) -> None:
     """Say what a job would do: workers, steps, size, and which stages are done. Starts nothing.
 
-    Example:  slipway plan jobs/quickstart.yaml --cpus 16 --nodes 2
+    Example:  slipway plan jobs/gpt-124m.yaml --gpus 8 --gpu-memory 80GB
     """
     from orchestrator.cluster.view import declared_view, local_view
     from orchestrator.job_file import load_job
-    from orchestrator.plan import make_plan
+    from orchestrator.plan import make_plan, parse_bytes
     from orchestrator.status import given_vocabulary, standing
 
     spec = load_job(job, sets)
     here = local_view()
-    declared = cpus is not None or gpus is not None or nodes > 1
-    view = declared_view(nodes=nodes, cpus=cpus or here.nodes[0].cpus, gpus=gpus or 0.0) if declared else here
+    declared = nodes > 1 or any(given is not None for given in (cpus, gpus, gpu_memory, gpu_name, memory))
+    view = here
+    if declared:
+        view = declared_view(
+            nodes=nodes,
+            cpus=cpus if cpus or gpus else here.nodes[0].cpus,
+            gpus=gpus or 0.0,
+            gpu_memory_bytes=parse_bytes(gpu_memory) if gpu_memory else None,
+            memory_bytes=parse_bytes(memory) if memory else None,
+            gpu_name=gpu_name,
+        )
     made = make_plan(spec, view, vocab_size=given_vocabulary(spec)) if spec.train else None
     now = standing(spec, store_at(store))
     document = {
+        **(made.summary() if made else {}),
         "plan": made.model_dump(mode="json") if made else None,
         "stages": {s.stage: s.model_dump(mode="json", exclude={"stage"}) for s in now.stages},
         "warnings": [*(made.warnings if made else []), *now.warnings],
@@ -162,21 +181,28 @@ def train(
 
 
 @app.command()
-def export(run_name: RunName, store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Export the newest checkpoint of a run, finished or not, as a Hugging Face folder that carries its proof.
+def export(
+    run_name: RunName,
+    store: StoreDir = DEFAULT_STORE,
+    as_json: AsJson = False,
+    gguf: Annotated[bool, typer.Option("--gguf", help="Write a GGUF file beside it: decoders, for llama.cpp.")] = False,
+) -> None:
+    """Export the best or newest checkpoint of a run, finished or not, as a Hugging Face folder that carries its proof.
 
-    Example:  slipway export quickstart-0123456789ab
+    Example:  slipway export quickstart-0123456789ab --gguf
     """
-    from orchestrator.export.stage import export_run
+    from orchestrator.export.stage import export_run, write_gguf_beside
 
     where = store_at(store)
     folder = where.find_run(run_name)
     with contextlib.ExitStack() as stack:
         made = export_run(folder, at_end=stack.callback)
+        file = write_gguf_beside(made) if gguf else None
     document = {
         "run": where.relative(folder),
         "export": where.relative(made.path),
         "stage": "reused" if made.reused else "done",
+        **({"gguf": where.relative(file)} if file else {}),
     }
     print_document(document, as_json, "print_row")
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.job import JobSpec
+from orchestrator.plan import human_bytes
 from orchestrator.track.progress import console as notes
 
 if TYPE_CHECKING:
@@ -37,16 +38,30 @@ def _print_numbers(plan: dict[str, Any]) -> None:
     rows = {
         "model": f"{parameters} parameters",
         "workers": f"{plan['workers']} on {plan['cluster']}",
-        "a step": f"{plan['samples_per_step']} samples; each worker: {plan['accumulation']} x {plan['micro_batch']}",
+        "a step": f"{plan['samples_per_step']} samples; each worker: {plan['accumulation']} x {plan['micro_batch']}"
+        f"; ZeRO {plan['zero_stage']}",
         "training": f"{plan['steps']:,} steps, {plan['total_tokens']:,} tokens ({plan['warmup_tokens']:,} warm-up)",
         "compute": f"{plan['training_flops']:.2e} FLOPs" if plan["training_flops"] else "unknown",
-        "state": f"{plan['state_bytes_per_worker'] / 1e6:,.1f} MB a worker, without activations"
-        if plan["state_bytes_per_worker"]
-        else "unknown",
+        "memory": _memory(plan),
+        "time": f"{plan['hours']:,.1f} hours" if plan["hours"] is not None else "unknown",
+        "cost": f"{plan['cost']:,.2f}" if plan["cost"] is not None else "unknown",
+        "rests on": plan["speed"],
     }
     for name, value in rows.items():
         numbers.add_row(name, value)
     _out.print(numbers)
+    for why in plan["why"]:
+        _out.print(f"- {why}", markup=False)
+
+
+def _memory(plan: dict[str, Any]) -> str:
+    memory = plan["memory_per_worker"]
+    if memory is None:
+        return "unknown"
+    parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in memory.items() if name != "peak")
+    usable = plan["usable_bytes_per_worker"]
+    of = f" of {human_bytes(usable)}" if usable else ""
+    return f"{human_bytes(memory['peak'])}{of} a worker: {parts}"
 
 
 def announce_service(service: Service, outcome: Outcome, job: JobSpec, *, store: Path, stays: bool) -> None:

@@ -75,6 +75,12 @@ class TrainError(SlipwayError):
     kind = "train"
 
 
+class OutOfMemoryError(TrainError):
+    """A forward or backward pass did not fit; a smaller micro-batch may."""
+
+    kind = "out of memory"
+
+
 class StoreError(SlipwayError):
     """Storage failed, is held by another process, or holds a run, checkpoint or export that does not verify."""
 

@@ -14,7 +14,7 @@ from orchestrator.job import JobSpec
 
 DATASET_FORMAT = 2
 """Raised when the same sources and settings would give other shards."""
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 """Raised when the same data, model and settings would give other weights."""
 HASH_LENGTH = 12
 
@@ -68,9 +68,13 @@ def mixture_hash(job: JobSpec, datasets: list[str]) -> str:
     return content_hash({"format": DATASET_FORMAT, "datasets": datasets, "names": job.data.part_names})
 
 
-def run_hash(job: JobSpec, dataset: str) -> str:
-    """Identity of a run: data, model and train, without what may change while it goes on."""
+def run_hash(job: JobSpec, dataset: str, *, origin: str | None = None) -> str:
+    """Identity of a run: data, model and train, without what may change while it goes on.
+
+    `origin` is the identity of the weights that `train.from` names; where these lie is no part of it.
+    """
     train = job.training.model_dump(mode="json", exclude={"workers", "checkpoint", "log_every_steps"})
+    train["from"] = origin
     content = {"format": RUN_FORMAT, "dataset": dataset, "model": job.model.model_dump(mode="json"), "train": train}
     weights = [s.weight for s in job.data.sources] + [d.weight for d in job.data.datasets]
     if any(weights) or job.data.curriculum:  # the order of the samples

@@ -1,6 +1,7 @@
 """JobSpec: every field of a job file. Closed, frozen, free of torch and Ray.
 
-`job_data.py` has the data section, `job_file.py` reads the YAML, `job_schema.py` tells it to editors and docs.
+`job_data.py`, `job_model.py` and `job_train.py` have those sections, `job_file.py` reads the YAML, `job_schema.py`
+tells it to editors and docs.
 """
 
 from __future__ import annotations
@@ -10,145 +11,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from model.config import ModelConfig, default_hidden
 from orchestrator.errors import JobError
-from orchestrator.job_data import MIN_BYTE_LEVEL_VOCAB, Data
-from orchestrator.job_section import Fraction, NotNegative, Positive, Section
+from orchestrator.job_data import Data
+from orchestrator.job_model import Model
+from orchestrator.job_section import NotNegative, Positive, Section
+from orchestrator.job_train import Objective, Train, Workers
 
+__all__ = ["JobSpec", "Model", "Train", "Workers"]
 
-class Model(Section):
-    """The network; sizes that follow from others are derived unless given."""
-
-    kind: Literal["gpt"] = "gpt"
-    layers: Positive = 4
-    width: Positive = 256
-    heads: Positive = 4
-    kv_heads: Positive | None = None
-    """Key/value heads (grouped-query attention); null: as many as heads."""
-    hidden: Positive | None = None
-    """Width of the SwiGLU layer; null: 8/3 of the width, rounded up to 64."""
-    context: Annotated[int, Field(ge=2)] = 256
-    """Tokens in a sample, and the most that the served model attends to."""
-    vocab_size: Positive | None = None
-    """Rows of the token table; null: the tokenizer's size."""
-    dropout: Fraction = 0.0
-    rope_theta: float = Field(default=10000.0, gt=0.0)
-    norm_eps: float = Field(default=1e-5, gt=0.0)
-    tie_embeddings: bool = True
-
-    @model_validator(mode="after")
-    def _makes_a_model(self) -> Model:
-        self.config(vocab_size=self.vocab_size or MIN_BYTE_LEVEL_VOCAB)
-        return self
-
-    def config(self, vocab_size: int) -> ModelConfig:
-        """The network's configuration for a tokenizer of `vocab_size`.
-
-        Raises:
-            ValueError: heads do not divide the width, or the like.
-        """
-        return ModelConfig(
-            vocab_size=self.vocab_size or vocab_size,
-            layers=self.layers,
-            width=self.width,
-            heads=self.heads,
-            kv_heads=self.kv_heads or self.heads,
-            hidden=self.hidden or default_hidden(self.width),
-            context=self.context,
-            rope_theta=self.rope_theta,
-            norm_eps=self.norm_eps,
-            dropout=self.dropout,
-            tie_embeddings=self.tie_embeddings,
-        )
-
-
-class Optimizer(Section):
-    """AdamW (Loshchilov and Hutter 2019); norms are spared the weight decay."""
-
-    name: Literal["adamw"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0.0)
-    weight_decay: float = Field(default=0.1, ge=0.0)
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
-    eps: float = Field(default=1e-8, gt=0.0)
-
-
-class Schedule(Section):
-    """Learning rate over steps: linear warm-up, then constant or a half cosine down to `final_fraction`."""
-
-    name: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: NotNegative = 0
-    final_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the learning rate at the last step (cosine)."""
-
-
-class Zero(Section):
-    """DeepSpeed ZeRO (Rajbhandari et al. 2020)."""
-
-    stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """0 nothing is sharded, 1 optimizer state, 2 and gradients, 3 and parameters."""
-
-
-class Workers(Section):
-    """Training processes: as many as fit at the start, from `min` up to `max`."""
-
-    min: Positive = 1
-    max: Positive = 1
-    cpus: Positive = 1
-    """CPU cores of one worker; its threads are pinned to that number."""
-    gpus: NotNegative = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _max_follows_min(cls, data: object) -> object:
-        if isinstance(data, dict) and isinstance(data.get("min"), int) and data.get("max") is None:
-            return {**data, "max": data["min"]}
-        return data
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Workers:
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}")
-        return self
-
-
-class Checkpoint(Section):
-    """When to save, and how many to keep. The last step is always saved."""
-
-    every_steps: Positive = 100
-    keep_last: Positive = 2
-
-
-class Evaluate(Section):
-    """Loss on the validation split, during training and at its end."""
-
-    every_steps: Positive | None = None
-    """null: only at the end."""
-    max_tokens: Positive | None = None
-    """Tokens of the split to evaluate; null: all of it."""
-
-
-class Train(Section):
-    """Optimisation."""
-
-    objective: Literal["causal-lm"] = "causal-lm"
-    steps: Positive
-    batch_tokens: Positive
-    """Target tokens of one step over all workers: a multiple of the context, the same on any number of workers."""
-    micro_batch: Positive | None = None
-    """Samples in one forward pass of one worker; null: chosen by the plan."""
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    gradient_clip: float = Field(default=1.0, ge=0.0)
-    """Largest norm of the gradient; 0: not clipped."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    zero: Zero = Zero()
-    seed: NotNegative = 0
-    workers: Workers = Workers()
-    checkpoint: Checkpoint = Checkpoint()
-    evaluate: Evaluate = Evaluate()
-    log_every_steps: Positive = 10
-    """Steps between two lines of a log; metrics.jsonl has every step."""
+_OBJECTIVES: dict[str, tuple[str, str]] = {
+    "causal-lm": ("gpt", "text"),
+    "masked-lm": ("bert", "text"),
+    "chat": ("gpt", "chat"),
+    "preference": ("gpt", "preference"),
+    "classification": ("bert", "classification"),
+    "token-classification": ("bert", "token-classification"),
+    "question-answering": ("bert", "question-answering"),
+    "custom": ("custom", "columns"),
+}
+"""Objective -> the kind of model that learns it, and the kind of data that it is learned from."""
 
 
 class Replicas(Section):
@@ -198,6 +79,17 @@ class Track(Section):
     wandb: WandB = WandB()
 
 
+class Cluster(Section):
+    """What the planner cannot see: speed and price of the machines. Changes nothing that is trained."""
+
+    gpu_hour_price: Annotated[float, Field(ge=0.0)] | None = None
+    """Price of one GPU for an hour, in any currency; null: the plan names no cost."""
+    cpu_hour_price: Annotated[float, Field(ge=0.0)] | None = None
+    """Price of one CPU core for an hour, for workers without GPUs."""
+    worker_flops: Annotated[float, Field(gt=0.0)] | None = None
+    """Peak FLOP/s of one worker in the job's precision; null: from a table of GPUs by name."""
+
+
 class JobSpec(Section):
     """One job file: what to read, what to train, how to serve it."""
 
@@ -209,27 +101,53 @@ class JobSpec(Section):
     """Without it the job's data can be prepared, and nothing more."""
     serve: Serve = Serve()
     track: Track = Track()
+    cluster: Cluster = Cluster()
 
     @model_validator(mode="after")
     def _fits_together(self) -> JobSpec:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", self.name):
             raise ValueError(f"name {self.name!r} must be 1 to 63 letters, digits, dots, dashes or underscores")
-        self._data_fits()
-        context = self.model.context
-        if self.train is not None and (batch := self.train.batch_tokens) % context:
+        rows, tokens = self.model.vocab_size, self.data.tokenizer.vocab_size
+        if rows is not None and self.data.tokenizer.train and rows < tokens:
+            raise ValueError(f"model.vocab_size {rows} is below data.tokenizer.vocab_size {tokens}: it does not fit")
+        if self.train is not None:
+            self._training_fits(self.train)
+        return self
+
+    def _training_fits(self, train: Train) -> None:
+        context, batch = self.model.context, train.batch_tokens
+        if batch % context:
             nearest = max(context, round(batch / context) * context)
             raise ValueError(
                 f"train.batch_tokens {batch} is not a multiple of model.context {context}; the nearest is {nearest}"
             )
-        return self
+        model, data = _OBJECTIVES[self.objective]
+        if self.data.kind != data:
+            raise ValueError(f"train.objective {self.objective} needs data.kind {data}, not {self.data.kind}")
+        if self.model.kind != model:
+            raise ValueError(f"train.objective {self.objective} needs model.kind {model}, not {self.model.kind}")
+        if train.masking.next_sentence and not self.data.sentence_ends and self.data.sources:
+            raise ValueError("train.masking.next_sentence needs data.sentence_ends: true, to know where sentences end")
+        asked = {"lora": train.lora, "from": train.from_, "activation_checkpointing": train.activation_checkpointing}
+        if self.model.kind == "custom" and (found := [f"train.{name}" for name, value in asked.items() if value]):
+            raise ValueError(f"{', '.join(found)} goes with model.kind gpt and bert, not with custom")
 
-    def _data_fits(self) -> None:
-        kind = self.data.kind
-        if self.train is not None and kind != "text":
-            raise ValueError(f"train.objective {self.train.objective} needs data.kind text, not {kind}")
-        rows, tokens = self.model.vocab_size, self.data.tokenizer.vocab_size
-        if rows is not None and self.data.tokenizer.train and rows < tokens:
-            raise ValueError(f"model.vocab_size {rows} is below data.tokenizer.vocab_size {tokens}: it does not fit")
+    @property
+    def objective(self) -> Objective:
+        """What is learned: as said, or what the kinds of data and model stand for.
+
+        Raises:
+            ValueError: nothing is said, and the kinds do not go together.
+        """
+        if self.train is not None and self.train.objective is not None:
+            return self.train.objective
+        for name, kinds in _OBJECTIVES.items():
+            if kinds == (self.model.kind, self.data.kind):
+                return name  # type: ignore[return-value]
+        fitting = [model for model, data in _OBJECTIVES.values() if data == self.data.kind]
+        raise ValueError(
+            f"data.kind {self.data.kind} is learned by model.kind {' or '.join(fitting)}, not {self.model.kind}"
+        )
 
     @property
     def training(self) -> Train:
@@ -241,7 +159,6 @@ class JobSpec(Section):
         if self.train is None:
             raise JobError(
                 f"the job {self.name} has no `train` section: its data can be prepared, and nothing more",
-                fix="use `slipway prepare`"
-                + (", or add `train: {steps: ..., batch_tokens: ...}`" if self.data.kind == "text" else ""),
+                fix="use `slipway prepare`, or add `train: {steps: ..., batch_tokens: ...}`",
             )
         return self.train

@@ -284,7 +284,7 @@ def _nearest(loc: KeyPath) -> str:
         model = _child(model, part)
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return ""
-    known = sorted(model.model_fields)
+    known = sorted(info.alias or name for name, info in model.model_fields.items())
     close = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
 
@@ -292,7 +292,8 @@ def _nearest(loc: KeyPath) -> str:
 def _child(model: Any, part: str | int) -> Any:
     """The section class behind a key, or behind an element of a list."""
     if isinstance(model, type) and issubclass(model, BaseModel):
-        info = model.model_fields.get(str(part))
+        by_key = {info.alias or name: info for name, info in model.model_fields.items()}
+        info = by_key.get(str(part))
         return _section_in(info.annotation) if info else None
     return _section_in((get_args(model) or (None,))[0]) if isinstance(part, int) else None
 

@@ -49,29 +49,28 @@ _MEANINGS: Mapping[str, str] = {
     "Privacy.kinds": "What is looked for.",
     "Split.validation": "Share of the documents for the validation loss; 0: none is measured.",
     "Split.test": "Share of the documents that neither training nor validation sees.",
-    "Model.kind": "A decoder with RoPE, RMSNorm, SwiGLU and grouped-query attention.",
-    "Model.layers": "Blocks of attention and SwiGLU.",
+    "Model.layers": "Blocks of attention and a feed-forward network.",
     "Model.width": "Numbers in the vector of a token; a multiple of `heads`.",
-    "Model.heads": "Attention heads; `width / heads` is even.",
+    "Model.heads": "Attention heads; with RoPE `width / heads` is even.",
     "Model.dropout": "Share of activations dropped in training: embeddings, attention, both residual branches.",
     "Model.rope_theta": "Base of the rotary angles.",
-    "Model.norm_eps": "Added to the mean square in RMSNorm.",
     "Model.tie_embeddings": "Use the token table as output projection too.",
-    "Train.objective": "Predict each next token.",
     "Train.steps": "Optimizer steps of the whole run.",
-    "Train.precision": "`bf16`: weights in bf16 beside fp32 master weights; at ZeRO stage 0, fp32 under autocast.",
+    "Train.precision": "`bf16`, `fp16`: computed with rounded copies of fp32 weights; `fp16` needs GPUs.",
     "Train.seed": "Of the weights, the order of the samples, and dropout.",
     "Optimizer.learning_rate": "The highest, reached at the end of the warm-up.",
     "Optimizer.weight_decay": "Decoupled; on matrices only.",
     "Optimizer.beta1": "Decay of the mean of gradients.",
     "Optimizer.beta2": "Decay of the mean of their squares.",
     "Optimizer.eps": "Added to the denominator.",
-    "Optimizer.name": "AdamW.",
     "Schedule.name": "What follows the warm-up.",
     "Schedule.warmup_steps": "Steps in which the rate rises from 0; a run that is shorter ends on the way up.",
     "Workers.min": "With fewer that fit, the job is refused (exit 4).",
     "Workers.max": "Never more than these; where only `min` is given, the same number.",
     "Workers.gpus": "GPUs of one worker; 0 trains on the CPU.",
+    "Masking.share": "Of a sample's tokens.",
+    "Lora.rank": "Width of the updates.",
+    "Lora.dropout": "Share of the updates' inputs dropped in training.",
     "Checkpoint.every_steps": "Steps between two checkpoints.",
     "Checkpoint.keep_last": "Older ones are deleted once a new one is committed.",
     "Serve.port": "On 127.0.0.1; `slipway serve --port` overrides it.",
@@ -216,7 +215,8 @@ def _type(field: dict[str, Any]) -> str:
     if field["type"] == "array":
         return f"list of {_type(field['items'])}"
     if field["type"] == "object":
-        return f"mapping of names to {_type(field['additionalProperties'])}"
+        values = field["additionalProperties"]
+        return f"mapping of names to {'values' if values is True else _type(values)}"
     words = {"string": "text", "boolean": "`true` or `false`", "null": "null"}
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {field[bound]:,.10g}" for bound, sign in bounds.items() if bound in field]

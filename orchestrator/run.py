@@ -18,7 +18,7 @@ from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
 from orchestrator.plan import STAGES, Stage, make_plan, require_capacity
 from orchestrator.runfolder import create_run
-from orchestrator.status import dataset_identity, given_vocabulary
+from orchestrator.status import dataset_identity, given_vocabulary, origin_of_job
 from orchestrator.store import Store, is_committed
 from orchestrator.track.progress import say
 
@@ -59,7 +59,7 @@ def run(
         SlipwayError: the first stage that cannot go on says why; what was done before stays.
     """
     if until != "prepare":
-        refuse_early(job, session, until)
+        refuse_early(job, store, session, until)
     outcome = Outcome()
     dataset = prepare_stage(job, store, session, outcome)
     if until == "prepare":
@@ -76,11 +76,17 @@ def run(
     return outcome
 
 
-def refuse_early(job: JobSpec, session: Session, until: Stage) -> None:
+def refuse_early(job: JobSpec, store: Store, session: Session, until: Stage) -> None:
     """What would stop a later stage for sure is said before the first one starts."""
     view = session.view()
     require_capacity(job, view)
     make_plan(job, view, vocab_size=given_vocabulary(job))
+    origin_of_job(job, store)
+    if until == "serve" and job.model.kind != "gpt":
+        raise JobError(
+            f"the job {job.name} trains model.kind {job.model.kind}, and only decoders (gpt) are served",
+            fix="add --until export",
+        )
     if until == "serve" and session.address is None:
         from orchestrator.serve.processes import check_port
 
@@ -133,12 +139,14 @@ def sample_order(job: JobSpec, *, store: Store, steps: str, workers: int) -> lis
 
 def lay_out_run(job: JobSpec, store: Store, session: Session, dataset: Dataset) -> None:
     """The folder that training would write, for whoever trains without Ray; one that is there stays as it is."""
-    identity = run_hash(job, dataset.hash)
+    origin = origin_of_job(job, store)
+    identity = run_hash(job, dataset.hash, origin=origin.identity if origin else None)
     folder = store.run(job.name, identity)
     if (folder / "job.yaml").exists():
         return
     plan = make_plan(job, session.view(), vocab_size=dataset.vocab_size)
-    create_run(folder, job=job, plan=plan, dataset=dataset.path, identity=identity)
+    began = (origin.folder, origin.identity) if origin else None
+    create_run(folder, job=job, plan=plan, dataset=dataset.path, identity=identity, origin=began)
     say(f"to train without Ray:  python -m orchestrator.train.worker --run {folder}")
 
 
@@ -146,10 +154,11 @@ def train_stage(job: JobSpec, store: Store, session: Session, dataset: Dataset, 
     """Shards to the checkpoint of the last step."""
     from orchestrator.track.metric_log import read_metrics
     from orchestrator.track.metrics import typical_tokens_per_s
-    from orchestrator.train.launch import train
+    from orchestrator.train.launch import RunIdentity, train
 
-    identity = run_hash(job, dataset.hash)
-    folder = store.run(job.name, identity)
+    origin = origin_of_job(job, store)
+    identity = RunIdentity(run_hash(job, dataset.hash, origin=origin.identity if origin else None), origin)
+    folder = store.run(job.name, identity.hash)
     outcome.run = store.relative(folder)
     trained = train(job, folder, dataset=dataset, identity=identity, connect=session.connect)
     progress = trained.checkpoint.progress
@@ -167,7 +176,7 @@ def export_stage(
     """A checkpoint to a Hugging Face folder that carries its proof."""
     from orchestrator.export.stage import export_checkpoint
 
-    made = export_checkpoint(job, trained.checkpoint, dataset=dataset, at_end=session.at_end)
+    made = export_checkpoint(job, trained.best, dataset=dataset, at_end=session.at_end)
     outcome.export = store.relative(made.path)
     outcome.stages["export"] = "reused" if made.reused else "done"
     return made.path

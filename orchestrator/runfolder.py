@@ -15,15 +15,24 @@ from orchestrator.store import write_json, write_text
 
 _DESCRIPTION = "run.json"
 _STOP = "stop"
+_MICRO_BATCH = "micro-batch"
 
 
-def create_run(run: Path, *, job: JobSpec, plan: Plan, dataset: Path, identity: str) -> None:
-    """Write what a worker needs to know; again at each attempt, because workers and logging may have changed."""
+def create_run(
+    run: Path, *, job: JobSpec, plan: Plan, dataset: Path, identity: str, origin: tuple[Path, str] | None = None
+) -> None:
+    """Write what a worker needs to know; again at each attempt, because workers and logging may have changed.
+
+    `origin` is the folder of the weights that the run begins with, and their identity.
+    """
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "job.yaml", job_to_yaml(job))
     write_json(run / "plan.json", json.loads(plan.model_dump_json()))
     # Beside each other in a store, so that the store may move.
-    write_json(run / _DESCRIPTION, {"format": 1, "hash": identity, "dataset": f"../../datasets/{dataset.name}"})
+    description: dict[str, Any] = {"format": 1, "hash": identity, "dataset": f"../../datasets/{dataset.name}"}
+    if origin is not None:
+        description["origin"] = {"folder": str(origin[0].resolve()), "identity": origin[1]}
+    write_json(run / _DESCRIPTION, description)
 
 
 def read_run(run: Path) -> tuple[JobSpec, Path]:
@@ -35,15 +44,44 @@ def read_run(run: Path) -> tuple[JobSpec, Path]:
     return load_job(run / "job.yaml"), dataset_of(run)
 
 
+def read_plan(run: Path) -> Plan:
+    """The plan of a run.
+
+    Raises:
+        StoreError: the folder has none of this version.
+    """
+    try:
+        return Plan.model_validate_json((run / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{run / 'plan.json'} is no plan of this version: {error}", fix="run the job again: it is planned anew"
+        ) from None
+
+
 def dataset_of(run: Path) -> Path:
     """The folder of the dataset that a run trains on.
 
     Raises:
         StoreError: the folder is no run.
     """
+    return Path(run / _described(run)["dataset"]).resolve()
+
+
+def origin_of(run: Path) -> tuple[Path, str] | None:
+    """The folder of the weights that a run begins with, and their identity; None where they are drawn.
+
+    Raises:
+        StoreError: the folder is no run.
+    """
+    found = _described(run).get("origin")
+    return (Path(found["folder"]), str(found["identity"])) if found else None
+
+
+def _described(run: Path) -> dict[str, Any]:
     try:
         description: dict[str, Any] = json.loads((run / _DESCRIPTION).read_text(encoding="utf-8"))
-        return Path(run / description["dataset"]).resolve()
+        description["dataset"]
+        return description
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{run} is not the folder of a run: {error}", fix="`slipway runs` lists them") from None
 
@@ -62,3 +100,16 @@ def clear_stop(run: Path) -> None:
     """At the start of an attempt."""
     with contextlib.suppress(FileNotFoundError):
         (run / _STOP).unlink()
+
+
+def limit_micro_batch(run: Path, samples: int) -> None:
+    """Note that more samples than these do not fit into memory at once; it holds for all later attempts."""
+    write_text(run / _MICRO_BATCH, f"{samples}\n")
+
+
+def largest_micro_batch(run: Path) -> int | None:
+    """What `limit_micro_batch` noted; None where memory never ran out."""
+    try:
+        return int((run / _MICRO_BATCH).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None

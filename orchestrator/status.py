@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.checkpoint.layout import step_folder, step_of
-from orchestrator.checkpoint.reader import committed_steps
+from orchestrator.checkpoint.layout import Progress, step_folder
+from orchestrator.checkpoint.origin import Origin, find_origin
+from orchestrator.checkpoint.reader import committed_steps, read_progress
 from orchestrator.data.sources.file import is_remote
 from orchestrator.data.sources.listing import Listing, ListingTooSlowError, list_sources, resolve_path
 from orchestrator.errors import DataError, SlipwayError
@@ -106,16 +107,34 @@ def standing(job: JobSpec, store: Store) -> Standing:
 def _later_stages(job: JobSpec, store: Store, identity: str) -> list[StageStatus]:
     if job.train is None:
         return []
-    run = store.run(job.name, run_hash(job, identity))
-    last = step_folder(run / "checkpoints", job.train.steps)
-    export = step_folder(run / "export", job.train.steps)
+    try:
+        origin = origin_of_job(job, store)
+    except SlipwayError as error:
+        return [
+            StageStatus(stage=name, status="unknown", detail=error.message) for name in ("train", "export", "serve")
+        ]
+    run = store.run(job.name, run_hash(job, identity, origin=origin.identity if origin else None))
     begun = committed_steps(run)
-    detail = f"continues after step {step_of(begun[-1].name)}" if begun and not is_committed(last) else None
+    progress = read_progress(begun[-1]) if begun else Progress()
+    ended = progress.is_end(job.train.steps)
+    export = step_folder(run / "export", (progress.best_step or progress.step) if ended else job.train.steps)
+    detail = f"continues after step {progress.step}" if begun and not ended else None
     return [
-        StageStatus(stage="train", status=_status(last), path=store.relative(run), detail=detail),
+        StageStatus(stage="train", status="done" if ended else "todo", path=store.relative(run), detail=detail),
         StageStatus(stage="export", status=_status(export), path=store.relative(export)),
         StageStatus(stage="serve", status="todo"),
     ]
+
+
+def origin_of_job(job: JobSpec, store: Store) -> Origin | None:
+    """The weights that `train.from` names; None where weights are drawn.
+
+    Raises:
+        JobError: there is no such thing.
+        StoreError: it is not complete.
+    """
+    asked = job.train.from_ if job.train else None
+    return find_origin(asked, store) if asked else None
 
 
 def describe_run(run: Path, store: Store) -> dict[str, Any]:
@@ -128,9 +147,10 @@ def describe_run(run: Path, store: Store) -> dict[str, Any]:
     lines = list(read_metrics(run))
     evaluated = [line[metrics.EVAL_LOSS] for line in lines if metrics.EVAL_LOSS in line]
     saved = committed_steps(run)
-    step = step_of(saved[-1].name) if saved else 0
+    progress = read_progress(saved[-1]) if saved else Progress()
+    step, ended = progress.step, progress.is_end(job.training.steps)
     exports = sorted(p for p in (run / "export").glob("step-*") if is_committed(p))
-    state = "exported" if exports else "trained" if step == job.training.steps else "started" if lines else "prepared"
+    state = "exported" if exports else "trained" if ended else "started" if lines else "prepared"
     return {
         **row,
         "state": state,

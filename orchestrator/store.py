@@ -47,6 +47,11 @@ class Store:
         """Runs, NAME-HASH each."""
         return self.root / "runs"
 
+    @property
+    def exports(self) -> Path:
+        """Exports of weights that come from elsewhere, NAME-HASH each; a run's own lie in the run."""
+        return self.root / "exports"
+
     def relative(self, path: Path) -> str:
         """A path as it is printed: relative to the store where it lies in it."""
         try:

@@ -29,6 +29,19 @@ class Progress(BaseModel):
     tokens: int = 0
     train_loss: float | None = None
     validation_loss: float | None = None
+    scores: dict[str, float] = {}
+    """Of the validation split after this very step; empty where it was not evaluated."""
+    best_step: int | None = None
+    """The step whose `train.evaluate.best` was the best so far; null where nothing is chosen by a metric."""
+    best_value: float | None = None
+    without_better: int = 0
+    """Evaluations since then."""
+    ended_early: bool = False
+    """The run is finished before its last step: it had become no better for long enough."""
+
+    def is_end(self, steps: int) -> bool:
+        """Whether a run of so many steps has nothing left to do."""
+        return self.step >= steps or self.ended_early
 
 
 def checkpoints_folder(run: Path) -> Path:
@@ -52,9 +65,9 @@ def is_due(step: int, *, last: int, every: int | None) -> bool:
     return step == last or (every is not None and step % every == 0)
 
 
-def to_delete(steps: Iterable[int], *, keep_last: int) -> list[int]:
-    """The committed steps that retention gives up, oldest first."""
-    return sorted(steps)[:-keep_last]
+def to_delete(steps: Iterable[int], *, keep_last: int, best_step: int | None = None) -> list[int]:
+    """The committed steps that retention gives up, oldest first; the best one stays."""
+    return [step for step in sorted(steps)[:-keep_last] if step != best_step]
 
 
 def rng_file(rank: int) -> str:

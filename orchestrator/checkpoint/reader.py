@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator.checkpoint.layout import PROGRESS, Progress, checkpoints_folder, step_of
+from orchestrator.checkpoint.layout import PROGRESS, Progress, checkpoints_folder, step_folder, step_of
 from orchestrator.errors import StoreError
 from orchestrator.store import is_committed, verify_folder
 
@@ -58,6 +58,23 @@ def newest_checkpoint(run: Path, *, say: Callable[[str], None]) -> Checkpoint | 
     return None
 
 
+def best_checkpoint(run: Path, *, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint that a metric has chosen, if one is chosen by it and verifies; else the newest that verifies.
+
+    Raises:
+        StoreError: as `newest_checkpoint`.
+    """
+    newest = newest_checkpoint(run, say=say)
+    if newest is None or newest.progress.best_step in (None, newest.step):
+        return newest
+    best = step_folder(checkpoints_folder(run), newest.progress.best_step or 0)
+    try:
+        return read_checkpoint(best)
+    except StoreError as error:
+        say(f"passing over the best, {best.name}: {error.message}")
+        return newest
+
+
 def read_checkpoint(folder: Path, *, deep: bool = True) -> Checkpoint:
     """Verify a checkpoint: every byte of it (deep), or the sizes of its files.
 
@@ -65,8 +82,16 @@ def read_checkpoint(folder: Path, *, deep: bool = True) -> Checkpoint:
         StoreError: a file is absent or was altered; names it.
     """
     manifest = verify_folder(folder, deep=deep)
+    return Checkpoint(folder, manifest, read_progress(folder))
+
+
+def read_progress(folder: Path) -> Progress:
+    """How far a committed checkpoint is, without verifying the rest of it.
+
+    Raises:
+        StoreError: it is not readable.
+    """
     try:
-        progress = Progress.model_validate(json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+        return Progress.model_validate(json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
         raise StoreError(f"{folder / PROGRESS} is not readable: {error}", fix=f"delete {folder}") from None
-    return Checkpoint(folder, manifest, progress)

@@ -41,8 +41,12 @@ class CheckpointWriter:
             self._folder.mkdir(parents=True, exist_ok=True)
             sweep(self._folder)
 
-    def write(self, step: int, *, fill: Callable[[Path], None], manifest: dict[str, Any]) -> Path:
+    def write(
+        self, step: int, *, fill: Callable[[Path], None], manifest: dict[str, Any], best_step: int | None = None
+    ) -> Path:
         """Save step `step`. Collective: every rank calls it, `fill` writes this rank's files.
+
+        Older ones go by retention, but never the one of `best_step`.
 
         Raises:
             FencedError: a newer attempt has begun.
@@ -55,7 +59,7 @@ class CheckpointWriter:
             if self._group.rank == 0:
                 self._attempt.check()
                 commit(tmp, final, manifest, entries)
-                self._retain()
+                self._retain(best_step)
         except BaseException:
             shutil.rmtree(tmp, ignore_errors=True)
             raise
@@ -80,7 +84,7 @@ class CheckpointWriter:
             return [row for rank_rows in self._group.gather(rows) for row in rank_rows]
         raise errors[0]
 
-    def _retain(self) -> None:
+    def _retain(self, best_step: int | None) -> None:
         committed = [s for p in self._folder.iterdir() if (s := step_of(p.name)) is not None and is_committed(p)]
-        for step in to_delete(committed, keep_last=self._keep_last):
+        for step in to_delete(committed, keep_last=self._keep_last, best_step=best_step):
             delete_committed(step_folder(self._folder, step))

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.cluster.token import ensure_token
-from orchestrator.cluster.view import local_view
+from orchestrator.cluster.view import local_view, ray_node
 from orchestrator.errors import CapacityError, JobError
-from orchestrator.plan import ClusterView, Node
+from orchestrator.plan import ClusterView
 
 _TMP_PREFIX = "slipway-ray-"
 _OBJECT_STORE_BYTES = 512 << 20
@@ -173,11 +173,7 @@ def ray_view() -> ClusterView:
     """The nodes of the Ray that this process has joined, with what each has in all."""
     import ray
 
-    nodes = [
-        Node(cpus=n["Resources"].get("CPU", 0.0), gpus=n["Resources"].get("GPU", 0.0))
-        for n in ray.nodes()  # type: ignore[no-untyped-call]
-        if n["Alive"]
-    ]
+    nodes = [ray_node(n["Resources"]) for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
     return ClusterView(nodes=nodes, source="ray")
 
 

@@ -21,6 +21,7 @@ _WANTED_SHM_BYTES = 1 << 30
 _PACKAGES = ("torch", "ray", "deepspeed", "wandb", "pyarrow", "tokenizers", "safetensors", "openai")
 _PORTS = (8000,)
 _RAY_LIMIT_S = 60.0
+_ENGINE = "orchestrator.train.engine.deepspeed_engine"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _compiler(_store: Path) -> Iterator[Check]:
 def _deepspeed(_store: Path) -> Iterator[Check]:
     """Import it as a worker does, in a process of its own: it prints, and takes a second."""
     done = subprocess.run(
-        [sys.executable, "-c", "from orchestrator.train.engine import import_deepspeed; import_deepspeed()"],
+        [sys.executable, "-c", f"from {_ENGINE} import import_deepspeed; import_deepspeed()"],
         capture_output=True,
         text=True,
         timeout=_RAY_LIMIT_S,

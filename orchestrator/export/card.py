@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from model.config import ModelConfig
+from model.config import HeadConfig, HeadKind, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,25 +25,88 @@ class ExportFacts:
     versions: Mapping[str, str]
 
 
-def model_card(facts: ExportFacts, *, config: ModelConfig, step: int, precision: str, tokenizer_size: int) -> str:
-    """README.md of an export, in the form the Hugging Face hub reads."""
-    heads = f"{config.heads} heads ({config.kv_heads} for keys and values)"
+@dataclass(frozen=True)
+class _Use:
+    """How a head is called elsewhere, and how it is loaded."""
+
+    pipeline: str
+    """The Hugging Face hub's name of the task."""
+    auto_class: str
+    is_a: str
+    target: str = "token"
+    """What the loss is a mean of."""
+
+
+_USES: Mapping[HeadKind, _Use] = {
+    "lm": _Use("text-generation", "AutoModelForCausalLM", "language model"),
+    "mlm": _Use("fill-mask", "AutoModelForMaskedLM", "masked language model"),
+    "pretraining": _Use("fill-mask", "AutoModelForPreTraining", "masked language model with next-sentence prediction"),
+    "classification": _Use("text-classification", "AutoModelForSequenceClassification", "text classifier", "text"),
+    "token-classification": _Use("token-classification", "AutoModelForTokenClassification", "token classifier", "word"),
+    "question-answering": _Use("question-answering", "AutoModelForQuestionAnswering", "reader of answers", "question"),
+    "embedding": _Use("feature-extraction", "AutoModel", "text encoder", "text"),
+}
+_LAYOUTS = {"llama": "Llama", "gpt2": "GPT-2", "bert": "BERT"}
+_SHOWN_LABELS = 20
+
+
+def model_card(
+    facts: ExportFacts, *, config: ModelConfig, head: HeadConfig, step: int, precision: str, tokenizer_size: int
+) -> str:
+    """README.md of a model that was trained here, in the form the Hugging Face hub reads."""
+    target = _USES[head.kind].target
     rows = {
-        "Parameters": f"{config.parameters:,}",
-        "Shape": f"{config.layers} layers, width {config.width}, {heads}, context {config.context}",
+        **_shape_rows(config, head, tokenizer_size),
         "Data": facts.data,
         "Dataset": f"`{facts.dataset}`",
-        "Tokenizer": f"{tokenizer_size:,} tokens, in `tokenizer.json`",
         "Run": f"`{facts.run}`",
         "Steps": f"{step:,}",
         "Tokens trained on": f"{facts.tokens:,}",
-        "Training loss": _loss(facts.train_loss),
-        "Validation loss": _loss(facts.validation_loss),
+        "Training loss": _loss(facts.train_loss, target),
+        "Validation loss": _loss(facts.validation_loss, target),
         "Training precision": precision,
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
     }
-    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
-    return _CARD.format(name=facts.name, table=table)
+    intro = f"A {_what(config, head)}, trained with Slipway."
+    return _card(facts.name, head, intro, rows)
+
+
+def import_card(name: str, *, config: ModelConfig, head: HeadConfig, source: str, tokenizer_size: int) -> str:
+    """README.md of weights that come from elsewhere."""
+    rows = {**_shape_rows(config, head, tokenizer_size), "Source": f"the folder `{source}`"}
+    intro = (
+        f"A {_what(config, head)}, imported into Slipway: the values are those of its source, kept as fp32. "
+        "Its license and its history are its source's."
+    )
+    return _card(name, head, intro, rows)
+
+
+def _what(config: ModelConfig, head: HeadConfig) -> str:
+    return f"{_USES[head.kind].is_a} in the {_LAYOUTS[config.family]} layout"
+
+
+def _shape_rows(config: ModelConfig, head: HeadConfig, tokenizer_size: int) -> dict[str, str]:
+    parameters = config.parameters + config.head_parameters(head.kind, len(head.labels))
+    heads = f"{config.heads} heads ({config.kv_heads} for keys and values)"
+    rows = {
+        "Parameters": f"{parameters:,}",
+        "Shape": f"{config.layers} layers, width {config.width}, {heads}, context {config.context}",
+        "Tokenizer": f"{tokenizer_size:,} tokens, in `tokenizer.json`",
+    }
+    if head.labels:
+        more = len(head.labels) - _SHOWN_LABELS
+        shown = ", ".join(f"`{label}`" for label in head.labels[:_SHOWN_LABELS])
+        rows["Labels"] = shown + (f" and {more} more" if more > 0 else "")
+    return rows
+
+
+def _card(name: str, head: HeadConfig, intro: str, rows: Mapping[str, str]) -> str:
+    table = "\n".join(f"| {title} | {_cell(value)} |" for title, value in rows.items())
+    use = _USES[head.kind]
+    load = _GENERATE if head.kind == "lm" else _PREDICT
+    return _CARD.format(
+        pipeline=use.pipeline, name=name, intro=intro, table=table, auto_class=use.auto_class, load=load
+    )
 
 
 def _cell(value: str) -> str:
@@ -51,21 +114,28 @@ def _cell(value: str) -> str:
     return " ".join(value.split()).replace("|", "\\|")
 
 
-def _loss(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4f} nats per token"
+def _loss(value: float | None, target: str) -> str:
+    return "not measured" if value is None else f"{value:.4f} nats per {target}"
 
+
+_GENERATE = """\
+ids = tokenizer("Once", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=32)[0]))"""
+
+_PREDICT = """\
+print(model(**tokenizer("Once", return_tensors="pt")))"""
 
 _CARD = """\
 ---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {pipeline}
 tags:
 - slipway
 ---
 
 # {name}
 
-A language model in the Llama layout, trained from scratch with Slipway.
+{intro}
 
 | | |
 |---|---|
@@ -74,14 +144,13 @@ A language model in the Llama layout, trained from scratch with Slipway.
 ## How to load it
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
-model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")
-ids = tokenizer("Once", return_tensors="pt").input_ids
-print(tokenizer.decode(model.generate(ids, max_new_tokens=32)[0]))
+model = {auto_class}.from_pretrained("PATH_OF_THIS_FOLDER")
+{load}
 ```
 
 No code of this folder is run, and nothing in it is a pickle. `probe.safetensors` holds prompts with the
-logits of the trainer and of these weights; `slipway serve` computes them again before it serves the model.
+logits of the trainer and of these weights; Slipway computes them again before it serves or uses the model.
 """

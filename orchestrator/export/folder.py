@@ -1,77 +1,52 @@
 """An export on disk: names, and how its parts are read. Whether what was read is right, `prove` says.
 
-Shapes: B prompts, T positions, V vocabulary.
+Shapes: B prompts, T positions, C classes (the vocabulary, labels, or the ends of an answer), D width.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import HeadConfig, ModelConfig
+from model.families import Network, build
 from model.gpt import GPT
-from model.huggingface import from_hf_config, from_hf_state
-from orchestrator.errors import StoreError
-from orchestrator.store import read_manifest
+from model.huggingface import from_hf_config, from_hf_state, head_from_hf_config
+from orchestrator.export.manifest import broken, read_export_manifest
 
-FORMAT = 1
+__all__ = [
+    "CONFIG",
+    "INPUTS",
+    "PROBE",
+    "TOKENIZER",
+    "WEIGHTS",
+    "as_json",
+    "broken",
+    "build_model",
+    "largest_id",
+    "logits_of",
+    "read_export_manifest",
+    "read_model",
+    "read_tensors",
+    "read_tokenizer",
+    "tensor_sha256",
+]
+
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 PROBE = "probe.safetensors"
-
-
-class FileEntry(BaseModel):
-    """One file of the folder."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    path: str
-    bytes: int
-    sha256: str
-
-
-class ExportManifest(BaseModel):
-    """`manifest.json` of an export."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    format: int
-    name: str
-    step: int
-    precision: str
-    """The type it was trained in: says how near `trainer_logits` must be."""
-    eos_token: str
-    eos_token_id: int
-    tokenizer_size: int
-    """Ids from here on are padding of the vocabulary: no prompt holds them, and none is ever sampled."""
-    tensors: dict[str, str]
-    """SHA-256 of each tensor's bytes, by its name in model.safetensors."""
-    files: list[FileEntry]
-
-
-def read_export_manifest(export: Path) -> ExportManifest:
-    """The manifest of a committed export.
-
-    Raises:
-        StoreError: not committed, not readable, or not an export's.
-    """
-    data = read_manifest(export)
-    try:
-        return ExportManifest.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise broken(export, f"manifest.json is not an export's: {where}: {first['msg']}") from None
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+"""What a network may read, in the order of its arguments; a decoder reads the first alone."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -101,43 +76,56 @@ def read_tokenizer(export: Path) -> Tokenizer:
     return tokenizer
 
 
-def read_model(export: Path, tensors: dict[str, Tensor]) -> GPT:
+def largest_id(tokenizer: Tokenizer) -> int:
+    """The largest token id: ids may have gaps, so that their number says less."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def read_model(export: Path, tensors: dict[str, Tensor]) -> Network:
     """The network that config.json describes, with these weights, ready to predict.
 
     Raises:
         StoreError: the configuration is not readable, or does not fit the weights.
     """
     try:
-        config = from_hf_config(json.loads((export / CONFIG).read_text(encoding="utf-8")))
-        return build_model(config, from_hf_state(tensors, tie_embeddings=config.tie_embeddings))
+        data = json.loads((export / CONFIG).read_text(encoding="utf-8"))
+        config, head = from_hf_config(data), head_from_hf_config(data)
+        return build_model(config, from_hf_state(tensors, config, head), head)
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise broken(export, f"{CONFIG} and {WEIGHTS} do not make a model: {error}") from None
 
 
-def build_model(config: ModelConfig, state: dict[str, Tensor]) -> GPT:
-    """A network with these weights, made without ever drawing random ones."""
+def build_model(config: ModelConfig, state: Mapping[str, Tensor], head: HeadConfig) -> Network:
+    """A network with these weights, made without ever drawing random ones, ready to predict."""
     with torch.device("meta"):
-        model = GPT(config)
+        model = build(config, head)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
 
 @torch.inference_mode()
-def logits_of(model: GPT, ids_BT: Tensor) -> Tensor:
-    """Logits [B, T, V] on the CPU in fp32, one prompt at a time: memory for one is enough."""
-    device = model.embed.weight.device
-    return torch.cat([model(ids_1T.to(device)).float().cpu() for ids_1T in ids_BT[:, None]])
+def logits_of(model: Network, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What the network says of a batch [B, T] of `INPUTS`, on the CPU in fp32: [B, T, C], [B, C], or [B, D] embeddings.
+
+    One row at a time: memory for one is enough.
+    """
+    device = next(model.parameters()).device
+    rows = range(len(inputs["input_ids"]))
+    return torch.cat([_row(model, {k: t[i : i + 1].to(device) for k, t in inputs.items()}).cpu() for i in rows])
+
+
+def _row(model: Network, inputs: Mapping[str, Tensor]) -> Tensor:
+    ids_1T = inputs["input_ids"]
+    if isinstance(model, GPT):
+        logits_1TV: Tensor = model(ids_1T)
+        return logits_1TV.float()
+    outputs: dict[str, Tensor] = model(ids_1T, *(inputs.get(name) for name in INPUTS[1:]))
+    return outputs["embeddings" if model.head.kind == "embedding" else "logits"].float()
 
 
 def tensor_sha256(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes, as they lie in a safetensors file."""
     return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
-
-
-def broken(export: Path, what: str) -> StoreError:
-    """An export that is not to be trusted."""
-    fix = f"delete {export} and export the run again; an altered export is never repaired"
-    return StoreError(f"{export} does not verify: {what}", fix=fix)
 
 
 def as_json(value: Any) -> str:

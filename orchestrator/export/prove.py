@@ -1,47 +1,49 @@
-"""Prove an export before it is served: every byte is the exported one, and it computes what was trained.
+"""Prove an export before it is used: every byte is the exported one, and it computes what was trained.
 
 What cannot be found here: whoever alters the weights and forges the manifest, the probe's `logits` and its
 `trainer_logits` to match has made another, consistent export. A signature would tell; checksums cannot.
 
-Shapes: B prompts, T positions, V vocabulary.
+Shapes: B prompts, T positions; logits are as in `compare`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar, cast
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.families import Network
 from model.gpt import GPT
 from orchestrator.errors import ServeError
-from orchestrator.export.compare import Difference, exact_difference, rounded_difference
+from orchestrator.export.compare import Difference, comparable, exact_difference, rounded_difference
 from orchestrator.export.folder import (
+    INPUTS,
     PROBE,
     WEIGHTS,
-    ExportManifest,
-    broken,
+    largest_id,
     logits_of,
-    read_export_manifest,
     read_model,
     read_tensors,
     read_tokenizer,
     tensor_sha256,
 )
+from orchestrator.export.manifest import ExportManifest, broken, read_export_manifest, require_decoder
 from orchestrator.store import verify_folder
 
 _SHOWN_CHARACTERS = 48
+_Network_co = TypeVar("_Network_co", bound=Network, covariant=True)
 
 
 @dataclass(frozen=True)
-class ProvenModel:
+class Proven(Generic[_Network_co]):
     """A network that computes what the trainer's did, in evaluation mode, with its tokenizer."""
 
-    model: GPT
+    model: _Network_co
     tokenizer: Tokenizer
     manifest: ExportManifest
 
@@ -61,17 +63,33 @@ class ProvenModel:
         return self.manifest.tokenizer_size
 
 
+ProvenModel = Proven[GPT]
+"""A decoder, which continues texts."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """Fixed prompts, with the logits that the exported weights and the trainer gave."""
 
-    ids_BT: Tensor
-    logits_BTV: Tensor
-    trainer_logits_BTV: Tensor
+    inputs: dict[str, Tensor]
+    logits: Tensor
+    trainer_logits: Tensor
 
 
 def load_proven(export: Path, *, precision: Literal["fp32", "bf16"] = "fp32", device: str = "cpu") -> ProvenModel:
-    """Load an export for serving in `precision`, or refuse it. Nothing is ever repaired.
+    """Load the export of a decoder for serving in `precision`, or refuse it. Nothing is ever repaired.
+
+    Raises:
+        StoreError, ServeError: as `prove_export`.
+        ServeError: it is no decoder.
+    """
+    manifest = read_export_manifest(export)
+    require_decoder(export, manifest)
+    return cast(ProvenModel, prove_export(export, precision=precision, device=device))
+
+
+def prove_export(export: Path, *, precision: Literal["fp32", "bf16"] = "fp32", device: str = "cpu") -> Proven[Network]:
+    """Load an export of any family for use in `precision`, or refuse it. Nothing is ever repaired.
 
     Raises:
         StoreError: not committed; a tensor or a file is not the one that was exported, naming it; or garbled.
@@ -82,15 +100,15 @@ def load_proven(export: Path, *, precision: Literal["fp32", "bf16"] = "fp32", de
     tensors = _verified_tensors(export, manifest)
     verify_folder(export)
     tokenizer = read_tokenizer(export)
-    if not manifest.eos_token_id < tokenizer.get_vocab_size() <= manifest.tokenizer_size:
-        raise broken(export, f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the manifest says otherwise")
+    if not manifest.eos_token_id <= largest_id(tokenizer) == manifest.tokenizer_size - 1:
+        raise broken(export, f"the tokenizer's largest id is {largest_id(tokenizer)}, the manifest says otherwise")
     model = read_model(export, tensors).to(device)
-    proven = ProvenModel(model, tokenizer, manifest)
+    proven: Proven[Network] = Proven(model, tokenizer, manifest)
     probe = _read_probe(export, manifest, model.config)
     _check_fp32(export, proven, probe)
     if precision == "bf16":
         model.bfloat16()
-        difference = rounded_difference(logits_of(model, probe.ids_BT), probe.logits_BTV)
+        difference = _compare(probe.logits, logits_of(model, probe.inputs), manifest, exact=False)
         _refuse(export, difference, proven, probe, against="the export's own logits, served in bf16")
     return proven
 
@@ -111,34 +129,45 @@ def _verified_tensors(export: Path, manifest: ExportManifest) -> dict[str, Tenso
 
 def _read_probe(export: Path, manifest: ExportManifest, config: ModelConfig) -> Probe:
     tensors = read_tensors(export / PROBE)
+    inputs = {name: tensors[name] for name in INPUTS if name in tensors}
     try:
-        probe = Probe(tensors["input_ids"], tensors["logits"], tensors["trainer_logits"])
+        ids_BT = inputs["input_ids"]
+        probe = Probe(inputs, tensors["logits"], tensors["trainer_logits"])
     except KeyError as missing:
         raise broken(export, f"{PROBE} has no {missing}") from None
-    ids = probe.ids_BT
-    if ids.dim() != 2 or ids.dtype != torch.int64 or not ids.numel() or ids.shape[1] > config.context:
+    if ids_BT.dim() != 2 or not ids_BT.numel() or ids_BT.shape[1] > config.context:
         raise broken(export, f"{PROBE} holds no prompts of at most {config.context} tokens")
-    if int(ids.min()) < 0 or int(ids.max()) >= manifest.tokenizer_size:
-        raise broken(export, f"{PROBE} has token ids that the tokenizer does not have")
+    sizes = {"input_ids": manifest.tokenizer_size, "token_type_ids": config.segments, "attention_mask": 2}
+    for name, values_BT in inputs.items():
+        if values_BT.dtype != torch.int64 or values_BT.shape != ids_BT.shape:
+            raise broken(export, f"{name} of {PROBE} is {values_BT.dtype} {list(values_BT.shape)}")
+        if int(values_BT.min()) < 0 or int(values_BT.max()) >= sizes[name]:
+            raise broken(export, f"{name} of {PROBE} has values outside of 0 to {sizes[name] - 1}")
     return probe
 
 
-def _check_fp32(export: Path, proven: ProvenModel, probe: Probe) -> None:
-    logits_BTV = logits_of(proven.model.float(), probe.ids_BT)
-    difference = exact_difference(logits_BTV, probe.logits_BTV)
+def _check_fp32(export: Path, proven: Proven[Network], probe: Probe) -> None:
+    logits = logits_of(proven.model.float(), probe.inputs)
+    difference = _compare(probe.logits, logits, proven.manifest, exact=True)
     _refuse(export, difference, proven, probe, against="the export's own logits")
-    trainer_rule = exact_difference if proven.manifest.precision == "fp32" else rounded_difference
-    difference = trainer_rule(probe.trainer_logits_BTV, logits_BTV)
+    exact = proven.manifest.precision == "fp32"
+    difference = _compare(logits, probe.trainer_logits, proven.manifest, exact=exact)
     _refuse(export, difference, proven, probe, against="the trainer's logits")
 
 
-def _refuse(export: Path, difference: Difference | None, proven: ProvenModel, probe: Probe, *, against: str) -> None:
+def _compare(want: Tensor, got: Tensor, manifest: ExportManifest, *, exact: bool) -> Difference | None:
+    rule = exact_difference if exact else rounded_difference
+    return rule(comparable(got, manifest.head.kind), comparable(want, manifest.head.kind))
+
+
+def _refuse(
+    export: Path, difference: Difference | None, proven: Proven[Network], probe: Probe, *, against: str
+) -> None:
     if difference is None:
         return
-    prompt = prompt_text(proven.tokenizer, probe.ids_BT[difference.prompt].tolist())
+    prompt = prompt_text(proven.tokenizer, probe.inputs["input_ids"][difference.prompt].tolist())
     raise ServeError(
-        f"{export} does not prove against {against}: "
-        f"prompt {prompt}, position {difference.position}: {difference.detail}",
+        f"{export} does not prove against {against}: {difference.told(prompt)}",
         fix="do not serve it; export the run again, and find out who altered this one",
     )
 

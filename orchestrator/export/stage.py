@@ -8,20 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.checkpoint.layout import step_folder
-from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint
+from orchestrator.checkpoint.reader import Checkpoint, best_checkpoint
 from orchestrator.data.dataset import Dataset, open_dataset
 from orchestrator.errors import StoreError
+from orchestrator.export.manifest import is_current
 from orchestrator.identity import wandb_run_id
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment, load_job
 from orchestrator.runfolder import dataset_of
-from orchestrator.store import is_committed, lock, storage_errors, sweep
+from orchestrator.store import Store, is_committed, lock, storage_errors, sweep
 from orchestrator.track.progress import say
 from orchestrator.track.tracker import redact
 from orchestrator.track.wandb import RunIdentity, open_tracker
 
 if TYPE_CHECKING:
     from orchestrator.export.card import ExportFacts
+
+
+_FILES = ("config.json", "probe.safetensors")
+"""What no other folder of a store has both of."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Exported:
 def export_checkpoint(
     job: JobSpec, checkpoint: Checkpoint, *, dataset: Dataset, at_end: Callable[[Callable[[], None]], object]
 ) -> Exported:
-    """Export a verified checkpoint into its run, unless that was done before.
+    """Export a verified checkpoint into its run, unless that was done before by this version.
 
     W&B is told meanwhile; `at_end` gets what has to be called before the process ends, to wait for that.
 
@@ -44,7 +49,7 @@ def export_checkpoint(
     """
     run = checkpoint.path.parent.parent
     into = step_folder(run / "export", checkpoint.step)
-    if is_committed(into):
+    if is_committed(into) and is_current(into):
         return Exported(into, reused=True)
     from orchestrator.export.write import write_export
 
@@ -59,16 +64,50 @@ def export_checkpoint(
 
 
 def export_run(run: Path, *, at_end: Callable[[Callable[[], None]], object]) -> Exported:
-    """Export the newest checkpoint of a run that verifies.
+    """Export the checkpoint of a run that `chosen_checkpoint` takes.
 
     Raises:
         StoreError: the run has no checkpoint.
     """
     job = load_job(run / "job.yaml")
-    checkpoint = newest_checkpoint(run, say=say)
+    return export_checkpoint(job, chosen_checkpoint(run), dataset=open_dataset(dataset_of(run)), at_end=at_end)
+
+
+def chosen_checkpoint(run: Path) -> Checkpoint:
+    """What of a run is exported and evaluated: the best by `train.evaluate.best`, else the newest that verifies.
+
+    Raises:
+        StoreError: the run has no checkpoint, or none verifies.
+    """
+    checkpoint = best_checkpoint(run, say=say)
     if checkpoint is None:
         raise StoreError(f"{run.name} has no checkpoint yet", fix="`slipway run JOB` trains it")
-    return export_checkpoint(job, checkpoint, dataset=open_dataset(dataset_of(run)), at_end=at_end)
+    return checkpoint
+
+
+def export_at(store: Store, asked: str) -> Path | None:
+    """The export that a path, a path in the store, or an import's name stands for; None if it is no export."""
+    for candidate in (Path(asked), store.root / asked, store.exports / asked):
+        if all((candidate / file).is_file() for file in _FILES) and is_committed(candidate):
+            return candidate.resolve()
+    return None
+
+
+def write_gguf_beside(made: Exported) -> Path:
+    """An export as a GGUF file, `step-N.gguf` beside its folder, which stays as its manifest says. Made once.
+
+    Raises:
+        StoreError: llama.cpp cannot compute this model, another process exports, or the disk is full.
+    """
+    from orchestrator.export.gguf import write_gguf
+
+    into = made.path.with_name(f"{made.path.name}.gguf")
+    run = made.path.parent.parent
+    if made.reused and into.is_file():
+        return into
+    alone = lock(run / "export.lock", holds=f"the export of {run.name}")
+    with storage_errors(into, doing=f"writing {into.name}"), alone:
+        return write_gguf(made.path, into)
 
 
 def newest_export(run: Path) -> Path:
@@ -89,12 +128,13 @@ def _facts(job: JobSpec, run: Path, checkpoint: Checkpoint, dataset: Dataset) ->
     from orchestrator.export.card import ExportFacts
 
     sources, progress = dataset.manifest["sources"], checkpoint.progress
-    paths = ", ".join(f"`{source.path}`" for source in job.data.sources)
+    places = ", ".join(f"`{place}`" for place in [s.path for s in job.data.sources] or sources["names"])
+    amount = f"{sources['files']:,} files, {sources['bytes']:,} bytes; " if sources["files"] else ""
     return ExportFacts(
         name=job.name,
         run=run.name,
         dataset=dataset.path.name,
-        data=f"{paths}: {sources['files']:,} files, {sources['bytes']:,} bytes; {dataset.tokens('train'):,} tokens",
+        data=f"{places}: {amount}{dataset.tokens('train'):,} tokens",
         tokens=progress.tokens,
         train_loss=progress.train_loss,
         validation_loss=progress.validation_loss,

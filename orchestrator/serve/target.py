@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.errors import StoreError
-from orchestrator.export.stage import newest_export
+from orchestrator.export.manifest import read_export_manifest, require_decoder
+from orchestrator.export.stage import export_at, newest_export
 from orchestrator.job import Serve
 from orchestrator.job_file import load_job
-from orchestrator.store import Store, is_committed, read_manifest
+from orchestrator.store import Store
 
 
 def find_export(store: Store, asked: str) -> tuple[Path, Serve, str]:
@@ -17,18 +18,20 @@ def find_export(store: Store, asked: str) -> tuple[Path, Serve, str]:
     Raises:
         StoreError: there is neither, or the run has no export yet.
     """
-    for candidate in (Path(asked), store.root / asked):
-        if (candidate / "probe.safetensors").is_file() and is_committed(candidate):
-            run = candidate.resolve().parent.parent
-            if (run / "job.yaml").is_file():
-                job = load_job(run / "job.yaml")
-                return candidate.resolve(), job.serve, job.name
-            return candidate.resolve(), Serve(), str(read_manifest(candidate).get("name") or candidate.name)
-    try:
-        run = store.find_run(asked)
-    except StoreError as error:
-        raise StoreError(
-            error.message, fix="give a run, or the folder of an export; `slipway runs` lists them"
-        ) from None
+    export, run = export_at(store, asked), None
+    if export is None:
+        try:
+            run = store.find_run(asked)
+        except StoreError as error:
+            raise StoreError(
+                error.message, fix="give a run, or the folder of an export; `slipway runs` lists them"
+            ) from None
+        export = newest_export(run)
+    elif (export.parent.parent / "job.yaml").is_file():
+        run = export.parent.parent
+    manifest = read_export_manifest(export)
+    require_decoder(export, manifest)
+    if run is None:
+        return export, Serve(), manifest.name
     job = load_job(run / "job.yaml")
-    return newest_export(run), job.serve, job.name
+    return export, job.serve, job.name

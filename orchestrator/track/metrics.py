@@ -22,6 +22,9 @@ DATA_READ = "data/read_bytes"
 CHECKPOINT_STALL = "time/checkpoint_stall_s"
 PART_TOKENS = "data/tokens/NAME"
 PART_EPOCH = "data/epoch/NAME"
+PART_LOSS = "train/loss/NAME"
+GRADIENT_NOISE = "train/grad_noise_scale"
+WEIGHT_NORM = "train/weight_norm"
 EVAL_LOSS = "eval/loss"
 EVAL_PERPLEXITY = "eval/perplexity"
 
@@ -42,6 +45,13 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
         "s",
         "time that the checkpoint after the step before held up this one; absent if there was none",
     ),
+    GRADIENT_NOISE: (
+        "batches",
+        "gradient noise scale (McCandlish et al. 2018) by the step's batch: well above 1, a larger batch would pay; "
+        "every tenth step at ZeRO stage 0, where a step has several micro-batches or workers",
+    ),
+    WEIGHT_NORM: ("", "norm of all trained weights after the step; every tenth step at ZeRO stage 0"),
+    PART_LOSS: ("nats/target", "part NAME of a loss that has several; `train/loss` is their sum"),
     EVAL_LOSS: ("nats/token", "mean cross entropy of the validation split after the step"),
     EVAL_PERPLEXITY: ("", "exp(eval/loss)"),
 }
@@ -52,6 +62,11 @@ _WARM_UP_LINES = 2
 def of_part(family: str, name: str) -> str:
     """The metric of one part of a mixture: `data/tokens/NAME` and `books` are `data/tokens/books`."""
     return family.replace("NAME", name)
+
+
+def evaluated(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores of the validation split by the names of their metrics: `accuracy` is `eval/accuracy`."""
+    return {f"eval/{name}": value for name, value in scores.items()}
 
 
 def typical_tokens_per_s(lines: Iterable[Mapping[str, Any]]) -> float | None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.attempts import Attempt, writing_run
-from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint
+from orchestrator.checkpoint.origin import Origin
+from orchestrator.checkpoint.reader import Checkpoint, best_checkpoint, newest_checkpoint
 from orchestrator.data.dataset import Dataset
-from orchestrator.errors import Interrupted, SlipwayError, Stopped, TrainError, storage_error
+from orchestrator.errors import Interrupted, OutOfMemoryError, SlipwayError, Stopped, TrainError, storage_error
 from orchestrator.job import JobSpec
 from orchestrator.plan import ClusterView, Plan, make_plan, require_capacity, require_one_sample
 from orchestrator.runfolder import clear_stop, create_run, request_stop
@@ -35,11 +36,25 @@ class Trained:
     """The end of the stage."""
 
     checkpoint: Checkpoint
+    """Of the last step."""
+    best: Checkpoint
+    """What is exported: the best by `train.evaluate.best`, or the last."""
     resumed_from_step: int | None
     reused: bool
 
 
-def train(job: JobSpec, run: Path, *, dataset: Dataset, identity: str, connect: Callable[[], ClusterView]) -> Trained:
+@dataclass(frozen=True)
+class RunIdentity:
+    """What makes a run the run that it is."""
+
+    hash: str
+    origin: Origin | None = None
+    """The weights that it begins with; None: they are drawn."""
+
+
+def train(
+    job: JobSpec, run: Path, *, dataset: Dataset, identity: RunIdentity, connect: Callable[[], ClusterView]
+) -> Trained:
     """Train a run to its last step: reused where that is done, resumed where a part is.
 
     Raises:
@@ -49,25 +64,38 @@ def train(job: JobSpec, run: Path, *, dataset: Dataset, identity: str, connect: 
         Stopped: a signal came; everything up to the last step is saved.
     """
     before = newest_checkpoint(run, say=say)
-    if before is not None and before.step >= job.training.steps:
-        return Trained(before, None, reused=True)
-    require_one_sample(job.model.context, dataset.tokens("train"))
+    if before is not None and before.progress.is_end(job.training.steps):
+        return Trained(before, best_checkpoint(run, say=say) or before, None, reused=True)
+    if job.data.kind == "text":
+        require_one_sample(job.model.context, dataset.tokens("train"))
     view = connect()
     require_capacity(job, view)
     plan = make_plan(job, view, vocab_size=dataset.vocab_size)
     run.mkdir(parents=True, exist_ok=True)
+    resumed = _attempt(job, plan, run, dataset=dataset, identity=identity)
+    done = newest_checkpoint(run, say=say)
+    if done is None or not done.progress.is_end(job.training.steps):
+        raise TrainError(f"{run.name} ended without its last checkpoint", fix="run the same command again: it resumes")
+    return Trained(done, best_checkpoint(run, say=say) or done, resumed, reused=False)
+
+
+def _attempt(job: JobSpec, plan: Plan, run: Path, *, dataset: Dataset, identity: RunIdentity) -> int | None:
+    """Train to the end; with a smaller micro-batch where memory runs out. The step that it went on from."""
     with storage_errors(run, doing=f"writing the run {run.name}"), writing_run(run) as attempt:
-        create_run(run, job=job, plan=plan, dataset=dataset.path, identity=identity)
+        began = (identity.origin.folder, identity.origin.identity) if identity.origin else None
+        create_run(run, job=job, plan=plan, dataset=dataset.path, identity=identity.hash, origin=began)
         clear_stop(run)
         before = newest_checkpoint(run, say=say)  # again: workers of a killed driver may have committed one
         resumed = before.step if before else None
         if resumed is not None:
             say(f"continuing {run.name} after step {resumed}")
-        _fit(plan, run, job, attempt=attempt, first_step=resumed or 0)
-    done = newest_checkpoint(run, say=say)
-    if done is None or done.step < job.training.steps:
-        raise TrainError(f"{run.name} ended without its last checkpoint", fix="run the same command again: it resumes")
-    return Trained(done, resumed, reused=False)
+        try:
+            _fit(plan, run, job, attempt=attempt, first_step=resumed or 0)
+        except OutOfMemoryError as error:
+            say(f"{error.message}: going on with fewer")
+        else:
+            return resumed
+    return _attempt(job, plan, run, dataset=dataset, identity=identity)
 
 
 def _fit(plan: Plan, run: Path, job: JobSpec, *, attempt: Attempt, first_step: int) -> None:

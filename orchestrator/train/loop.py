@@ -4,39 +4,42 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.checkpoint.layout import Progress, is_due
-from orchestrator.data.load.loader import Seen, TrainLoader
+from orchestrator.data.load.loader import Seen
 from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.data.load.prefetch import Prefetcher
-from orchestrator.data.load.stream import Samples
 from orchestrator.errors import TrainError
-from orchestrator.job import Train
+from orchestrator.job_train import Train
+from orchestrator.objectives.protocol import Batch, Feed
+from orchestrator.objectives.scores.result import Scores
 from orchestrator.track import metrics
-from orchestrator.train.engine import StepStats, TrainEngine
-from orchestrator.train.evaluate import mean_loss
+from orchestrator.train.engine.protocol import StepStats, TrainEngine
 from orchestrator.train.group import TorchGroup
-from orchestrator.train.objectives import MicroBatch, causal_lm
 from orchestrator.train.schedule import learning_rate
+from orchestrator.train.selection import judged
 
 
 @dataclass(frozen=True)
 class Batching:
     """How a step is cut up; the same numbers on every rank."""
 
-    samples_per_step: int
     micro_batch: int
+    """Samples of one forward pass of one rank."""
     accumulation: int
+    """Forward passes of each rank a step."""
 
 
 @dataclass(frozen=True)
 class _StepData:
     """What a step trains on, read ahead of it."""
 
-    batches: list[MicroBatch]
+    batches: list[Batch]
+    totals: Mapping[str, int] | None
+    """Targets of the whole step by part; None where the ranks have to add them up."""
     seen: dict[str, Seen]
     """How far each part of a mixture is after the step."""
     read_bytes: int
@@ -67,8 +70,9 @@ class Loop:
     group: TorchGroup
     train: Train
     batching: Batching
-    loader: TrainLoader
-    validation: Samples | None
+    feed: Feed
+    evaluate: Callable[[], Scores] | None
+    """Scores on the validation split, on every rank; None where there is none."""
     hooks: Hooks
     clock: Callable[[], float] = time.perf_counter
 
@@ -79,13 +83,14 @@ class Loop:
 
     def _run(self, progress: Progress, ahead: Iterator[_StepData]) -> Progress:
         stall_s = 0.0
-        while progress.step < self.train.steps:
+        while not progress.is_end(self.train.steps):
             progress, line, stop = self._step(progress, ahead)
             if stall_s:
                 line[metrics.CHECKPOINT_STALL] = round(stall_s, 6)
             self.hooks.on_step(line)
             began_at = self.clock()
             due = is_due(progress.step, last=self.train.steps, every=self.train.checkpoint.every_steps)
+            due = due or progress.ended_early or progress.best_step == progress.step
             if due or stop:
                 self.hooks.save(progress)
             stall_s = self.clock() - began_at if due else 0.0
@@ -100,62 +105,82 @@ class Loop:
         data = next(ahead)
         read_at = self.clock()
         rate = learning_rate(step, peak=t.optimizer.learning_rate, steps=t.steps, schedule=t.schedule)
-        stats = self.engine.step(data.batches, learning_rate=rate)
+        totals = self._totals(data)
+        stats = self.engine.step(data.batches, totals=totals, learning_rate=rate)
+        losses, tokens, stop = self._add_up(data, stats, totals)
         ended_at = self.clock()
-        self._refuse_non_finite(step, stats)
-        stop = bool(self.group.sum(float(self.group.rank == 0 and self.hooks.stop_requested()))[0])
-        step_tokens = self.batching.samples_per_step * self.loader.context
-        progress = Progress(
-            step=step,
-            samples=before.samples + self.batching.samples_per_step,
-            tokens=before.tokens + step_tokens,
-            train_loss=stats.loss,
-            validation_loss=self._evaluate(step),
-        )
+        loss = sum(losses.values())
+        self._refuse_non_finite(step, loss)
+        scores = self._evaluate(step)
+        done: dict[str, Any] = {
+            "step": step,
+            "samples": before.samples + self.feed.samples_per_step,
+            "tokens": before.tokens + tokens,
+            "train_loss": loss,
+            "validation_loss": scores.metrics["loss"] if scores else None,
+            "scores": {},
+        }
+        progress = before.model_copy(update=done)
+        if scores:
+            progress = judged(progress, scores.metrics, self.train.evaluate)
         line = {
             metrics.STEP: step,
-            metrics.LOSS: stats.loss,
+            metrics.LOSS: loss,
+            **(
+                {metrics.of_part(metrics.PART_LOSS, part): value for part, value in losses.items()}
+                if len(losses) > 1
+                else {}
+            ),
             metrics.LEARNING_RATE: rate,
             metrics.GRADIENT_NORM: stats.grad_norm,
+            **stats.extra,
             metrics.TOKENS: progress.tokens,
             metrics.SAMPLES: progress.samples,
-            metrics.TOKENS_PER_S: round(step_tokens / (ended_at - began_at), 1),
+            metrics.TOKENS_PER_S: round(tokens / (ended_at - began_at), 1),
             metrics.STEP_TIME: round(ended_at - began_at, 6),
             metrics.DATA_WAIT: round(read_at - began_at, 6),
             metrics.DATA_READ: data.read_bytes,
             **_parts_line(data.seen),
+            **(metrics.evaluated(scores.metrics) if scores else {}),
         }
-        if progress.validation_loss is not None:
-            line[metrics.EVAL_LOSS] = progress.validation_loss
-            line[metrics.EVAL_PERPLEXITY] = math.exp(min(progress.validation_loss, 700.0))
         return progress, line, stop
 
+    def _totals(self, data: _StepData) -> dict[str, float]:
+        """Targets of the step by part, over all ranks; a part without one counts as one, and its loss is 0."""
+        if data.totals is not None:
+            return {part: float(max(1, count)) for part, count in data.totals.items()}
+        parts = list(data.batches[0].counts)
+        sums = self.group.sum(*(sum(batch.counts[part] for batch in data.batches) for part in parts))
+        return {part: max(1.0, count) for part, count in zip(parts, sums, strict=True)}
+
+    def _add_up(
+        self, data: _StepData, stats: StepStats, totals: Mapping[str, float]
+    ) -> tuple[dict[str, float], int, bool]:
+        """Over all ranks, in one exchange: the losses, the tokens of the step, and whether rank 0 wants to stop."""
+        stop = float(self.group.rank == 0 and self.hooks.stop_requested())
+        own_tokens = sum(batch.tokens for batch in data.batches)
+        *sums, tokens, stop = self.group.sum(*stats.losses.values(), own_tokens, stop)
+        losses = {part: value / totals[part] for part, value in zip(stats.losses, sums, strict=True)}
+        return losses, round(tokens), bool(stop)
+
     def _read(self, step: int) -> _StepData:
-        """This rank's micro-batches of a step, weighted by their share of its target tokens. In the reading thread."""
-        samples, context = self.batching.samples_per_step, self.loader.context
-        read_before = self.loader.bytes_read
-        share = deal(samples, self.group.rank, self.group.num_ranks)
+        """This rank's micro-batches of a step. In the reading thread."""
+        read_before = self.feed.bytes_read
+        share = deal(self.feed.samples_per_step, self.group.rank, self.group.num_ranks)
         batches = [
-            causal_lm(self.loader.read(step, first, last), target_tokens=samples * context, context=context)
-            for first, last in micro_batches(*share, self.batching.accumulation)
+            self.feed.read(step, first, last) for first, last in micro_batches(*share, self.batching.accumulation)
         ]
-        return _StepData(batches, self.loader.seen(step), self.loader.bytes_read - read_before)
+        return _StepData(batches, self.feed.totals(step), self.feed.seen(step), self.feed.bytes_read - read_before)
 
-    def _evaluate(self, step: int) -> float | None:
-        if self.validation is None or not is_due(step, last=self.train.steps, every=self.train.evaluate.every_steps):
+    def _evaluate(self, step: int) -> Scores | None:
+        if self.evaluate is None or not is_due(step, last=self.train.steps, every=self.train.evaluate.every_steps):
             return None
-        return mean_loss(
-            self.engine,
-            self.validation,
-            group=self.group,
-            micro_batch=self.batching.micro_batch,
-            max_tokens=self.train.evaluate.max_tokens,
-        )
+        return self.evaluate()
 
-    def _refuse_non_finite(self, step: int, stats: StepStats) -> None:
-        if not math.isfinite(stats.loss):
+    def _refuse_non_finite(self, step: int, loss: float) -> None:
+        if not math.isfinite(loss):
             raise TrainError(
-                f"the loss of step {step} is {stats.loss}",
+                f"the loss of step {step} is {loss}",
                 fix="lower train.optimizer.learning_rate or lengthen the warm-up, then run the same command again",
             )
 

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.config import ModelConfig
 from orchestrator.checkpoint import layout
 from orchestrator.checkpoint.layout import Progress
 from orchestrator.checkpoint.reader import Checkpoint
@@ -21,8 +20,9 @@ from orchestrator.checkpoint.writer import CheckpointWriter
 from orchestrator.errors import CapacityError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import job_to_yaml
+from orchestrator.objectives.protocol import Tensors
 from orchestrator.store import write_json
-from orchestrator.train.engine import TrainEngine
+from orchestrator.train.engine.protocol import TrainEngine
 from orchestrator.train.group import TorchGroup
 
 _PACKAGES = ("slipway", "torch", "deepspeed", "ray", "tokenizers", "safetensors")
@@ -38,22 +38,24 @@ class Saver:
         engine: TrainEngine,
         group: TorchGroup,
         job: JobSpec,
-        config: ModelConfig,
-        probe_ids_BT: Tensor,
+        description: dict[str, Any],
+        probe: Tensors,
+        stage: int,
     ) -> None:
         self._writer = writer
         self._engine = engine
         self._group = group
         self._job = job
-        self._config = config
-        self._probe_ids_BT = probe_ids_BT
+        self._description = description
+        self._probe = probe
+        self._stage = stage
 
     def save(self, progress: Progress, *, attempt: int, facts: dict[str, Any]) -> Path:
         """Make a checkpoint. Collective."""
         manifest = layout.manifest(
             step=progress.step,
             world_size=self._group.num_ranks,
-            zero_stage=self._job.training.zero.stage,
+            zero_stage=self._stage,
             precision=self._job.training.precision,
             attempt=attempt,
             versions=versions(),
@@ -61,14 +63,15 @@ class Saver:
         )
         # Collectives first, outside of what may fail on one rank only.
         weights = self._engine.weights()
-        logits_BTV = self._engine.logits(self._probe_ids_BT)
+        outputs = self._engine.outputs(self._probe)
 
         def fill(folder: Path) -> None:
             if self._group.rank == 0:
-                self._rank_0_files(folder, progress, weights or {}, logits_BTV)
+                self._rank_0_files(folder, progress, weights or {}, outputs["logits"])
             save_file(_random_state(), folder / layout.rng_file(self._group.rank))
 
-        return self._writer.write(progress.step, fill=_both(self._state_writer, fill), manifest=manifest)
+        fill_both = _both(self._state_writer, fill)
+        return self._writer.write(progress.step, fill=fill_both, manifest=manifest, best_step=progress.best_step)
 
     def restore(self, checkpoint: Checkpoint) -> Progress:
         """Go on where a checkpoint stands. Collective.
@@ -93,13 +96,10 @@ class Saver:
     def _state_writer(self, folder: Path) -> None:
         self._engine.save(folder / layout.STATE_FOLDER)
 
-    def _rank_0_files(self, folder: Path, progress: Progress, weights: dict[str, Tensor], logits_BTV: Tensor) -> None:
+    def _rank_0_files(self, folder: Path, progress: Progress, weights: Tensors, logits: Tensor) -> None:
         save_file(weights, folder / layout.WEIGHTS)
-        save_file(
-            {"input_ids": self._probe_ids_BT, "trainer_logits": logits_BTV.contiguous()},
-            folder / layout.PROBE,
-        )
-        write_json(folder / layout.MODEL_CONFIG, self._config.to_dict())
+        save_file({**self._probe, "trainer_logits": logits.contiguous()}, folder / layout.PROBE)
+        write_json(folder / layout.MODEL_CONFIG, self._description)
         write_json(folder / layout.PROGRESS, json.loads(progress.model_dump_json()))
         (folder / "job.yaml").write_text(job_to_yaml(self._job), encoding="utf-8")
 

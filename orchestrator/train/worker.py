@@ -24,31 +24,30 @@ import torch
 from orchestrator import identity
 from orchestrator.attempts import Attempt, writing_run
 from orchestrator.checkpoint.layout import Progress, is_due
+from orchestrator.checkpoint.origin import Origin
 from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint, read_checkpoint
-from orchestrator.checkpoint.writer import CheckpointWriter
 from orchestrator.data.dataset import Dataset, open_dataset
-from orchestrator.data.load.loader import TrainLoader
-from orchestrator.data.load.stream import Samples, TokenStream
-from orchestrator.data.shelf import parts_at_hand
-from orchestrator.data.splits import TRAIN, VALIDATION
-from orchestrator.errors import SlipwayError
+from orchestrator.errors import OutOfMemoryError, SlipwayError, TrainError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
-from orchestrator.plan import cut_step
-from orchestrator.runfolder import read_run, stop_requested
+from orchestrator.runfolder import (
+    largest_micro_batch,
+    limit_micro_batch,
+    origin_of,
+    read_plan,
+    read_run,
+    stop_requested,
+)
 from orchestrator.track import events, metrics
 from orchestrator.track.follow import describe
 from orchestrator.track.metric_log import MetricLog, read_metrics
 from orchestrator.track.progress import say
 from orchestrator.track.tracker import NoTracker, Tracker, redact
 from orchestrator.track.wandb import RunIdentity, open_tracker
-from orchestrator.train.engine import DeepSpeedEngine
 from orchestrator.train.group import TorchGroup, join_group, leave_group
 from orchestrator.train.loop import Batching, Loop
+from orchestrator.train.parts import Beginning, Parts, assemble
 from orchestrator.train.saver import Saver
-
-_PROBE_SAMPLES = 2
-_PROBE_TOKENS = 64
 
 
 def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: float | None = None) -> Progress:
@@ -67,15 +66,23 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
         torch.set_num_threads(job.training.workers.cpus)
         torch.manual_seed(job.training.seed * 1_000_003 + group.rank)
         checkpoint = _agree_on_checkpoint(run, group)
-        if checkpoint is not None and checkpoint.step >= job.training.steps:
+        if checkpoint is not None and checkpoint.progress.is_end(job.training.steps):
             return checkpoint.progress
-        parts = _assemble(job, dataset, group, leases)
+        began = origin_of(run)
+        beginning = Beginning(
+            plan=read_plan(run),
+            origin=Origin(*began) if began else None,
+            stage=checkpoint.manifest["zero_stage"] if checkpoint else None,
+            largest_micro_batch=largest_micro_batch(run),
+        )
+        parts = assemble(job, dataset, group, leases, beginning=beginning)
         startup.mark("engine_s")
         progress = parts.saver(run, attempt).restore(checkpoint) if checkpoint else Progress()
         startup.mark("restore_s")
         with _hooks(run, job, dataset, attempt=attempt, parts=parts, resumed=checkpoint, startup=startup) as hooks:
-            loop = Loop(parts.engine, group, job.training, parts.batching, parts.loader, parts.validation, hooks)
-            return loop.run(progress)
+            loop = Loop(parts.engine, group, job.training, parts.batching, parts.feed, parts.evaluate, hooks)
+            with _smaller_where_memory_ends(run, parts.batching):
+                return loop.run(progress)
 
 
 class Startup:
@@ -93,54 +100,24 @@ class Startup:
         self._last_at = now
 
 
-@dataclass
-class _Parts:
-    """What a rank needs to train."""
-
-    job: JobSpec
-    group: TorchGroup
-    engine: DeepSpeedEngine
-    loader: TrainLoader
-    validation: Samples | None
-    batching: Batching
-    config: Any
-    probe_ids_BT: torch.Tensor
-
-    def saver(self, run: Path, attempt: Attempt) -> Saver:
-        writer = CheckpointWriter(
-            run, group=self.group, attempt=attempt, keep_last=self.job.training.checkpoint.keep_last
-        )
-        return Saver(
-            writer,
-            engine=self.engine,
-            group=self.group,
-            job=self.job,
-            config=self.config,
-            probe_ids_BT=self.probe_ids_BT,
-        )
-
-
-def _assemble(job: JobSpec, dataset: Dataset, group: TorchGroup, leases: contextlib.ExitStack) -> _Parts:
-    """Data and engine of a rank; shards that had to be fetched stay in the cache as long as `leases` holds."""
-    context = job.model.context
-    samples_per_step = job.training.batch_tokens // context
-    micro_batch, accumulation = cut_step(job, group.num_ranks)
-    loader = TrainLoader(
-        leases.enter_context(parts_at_hand(dataset, TRAIN, job.data)),
-        context=context,
-        samples_per_step=samples_per_step,
-        seed=job.training.seed,
-        curriculum=job.data.curriculum,
-    )
-    validation = None
-    if dataset.tokens(VALIDATION):
-        parts = leases.enter_context(parts_at_hand(dataset, VALIDATION, job.data))
-        validation = Samples(TokenStream([path for part in parts for path in part.shard_paths]), context)
-    config = job.model.config(dataset.vocab_size)
-    engine = DeepSpeedEngine(config, job.training, group=group, micro_batch=micro_batch, accumulation=accumulation)
-    probe = loader.read(1, 0, min(_PROBE_SAMPLES, samples_per_step))[:, : min(_PROBE_TOKENS, context)]
-    batching = Batching(samples_per_step, micro_batch, accumulation)
-    return _Parts(job, group, engine, loader, validation, batching, config, torch.from_numpy(probe.copy()))
+@contextlib.contextmanager
+def _smaller_where_memory_ends(run: Path, batching: Batching) -> Iterator[None]:
+    """Turn a pass that did not fit into an error that says so, and half the micro-batch for the next attempt."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        what = f"memory ran out with {batching.micro_batch} sample(s) in one forward pass of a worker"
+        if batching.micro_batch == 1:
+            raise TrainError(
+                what,
+                fix="shorten model.context, set train.activation_checkpointing: true, or shard more (train.zero.stage)",
+            ) from error
+        limit_micro_batch(run, batching.micro_batch // 2)
+        raise OutOfMemoryError(
+            what, fix=f"run the same command again: it goes on with {batching.micro_batch // 2}"
+        ) from error
 
 
 def _agree_on_checkpoint(run: Path, group: TorchGroup) -> Checkpoint | None:
@@ -195,7 +172,7 @@ def _hooks(
     dataset: Dataset,
     *,
     attempt: Attempt,
-    parts: _Parts,
+    parts: Parts,
     resumed: Checkpoint | None,
     startup: Startup,
 ) -> Iterator[_RankHooks]:
@@ -267,6 +244,17 @@ def _attempt_for(run: Path) -> Iterator[tuple[Attempt, TorchGroup]]:
         yield Attempt(run, number), group
 
 
+def _run_until_it_fits(run: Path, attempt: Attempt, group: TorchGroup) -> Progress:
+    """Alone, a pass that does not fit is tried again with fewer samples; with others, whoever started them does."""
+    while True:
+        try:
+            return run_worker(run, attempt=attempt, group=group)
+        except OutOfMemoryError as error:
+            if group.num_ranks > 1:
+                raise
+            say(f"{error.message}: going on with fewer")
+
+
 def main() -> None:
     """The command line: without Ray, for measuring and debugging."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.train.worker", description=__doc__.split("\n")[0])
@@ -277,7 +265,7 @@ def main() -> None:
     try:
         read_run(run)
         with _attempt_for(run) as (attempt, group):
-            progress = run_worker(run, attempt=attempt, group=group)
+            progress = _run_until_it_fits(run, attempt, group)
             if group.rank == 0:
                 say(f"{'stopped' if _signalled else 'finished'} at step {progress.step}; saved in {run}")
     except SlipwayError as error:

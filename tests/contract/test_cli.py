@@ -134,8 +134,13 @@ def test_debug_shows_the_traceback(slipway: Slipway) -> None:
 
 @pytest.mark.parametrize("verb", TAKES_JOB)
 def test_every_verb_that_takes_a_job_takes_set(verb: str, root: Path) -> None:
-    needed = {"submit": ["--address", "http://127.0.0.1:1"], "data order": ["--steps", "0:1"]}.get(verb, [])
     job = str(root / "jobs" / "quickstart.yaml")
+    more = {
+        "submit": ["--address", "http://127.0.0.1:1"],
+        "data order": ["--steps", "0:1"],
+        "evaluate": ["--job", job],
+    }
+    needed = more.get(verb, [])
     done = CliRunner().invoke(app, [*verb.split(), job, "--set", "train.zero.stage=9", *needed])
     assert isinstance(done.exception, JobError)
     assert "--set train.zero.stage: train.zero.stage = 9" in done.exception.message

@@ -76,7 +76,7 @@ def test_a_wrong_type_is_refused(tiny_job: MakeJob, override: str, problem: str)
         ("train.gradient_clip=-1", "greater than or equal to 0"),
         ("train.schedule.final_fraction=1.1", "less than or equal to 1"),
         ("train.checkpoint.keep_last=0", "greater than or equal to 1"),
-        ("train.precision=fp16", "'fp32' or 'bf16'"),
+        ("train.precision=fp64", "'fp32', 'bf16' or 'fp16'"),
         ("train.objective=masked", "'causal-lm'"),
         ("data.sources=[]", "give either data.sources or data.datasets"),
         ('data.sources=[{path: ""}]', "at least 1 character"),

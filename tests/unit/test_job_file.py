@@ -54,7 +54,7 @@ def refused(folder: Path, text: str, *overrides: str) -> str:
         (
             "  steps: 10",
             "  steps: 10\n  zero: {qqq: 1}",
-            "job.yaml:9: unknown key 'train.zero.qqq'; known here: stage",
+            "job.yaml:9: unknown key 'train.zero.qqq'; known here: offload, stage",
         ),
     ],
 )

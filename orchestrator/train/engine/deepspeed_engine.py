@@ -1,90 +1,70 @@
-"""Weights, gradients and optimizer state under DeepSpeed ZeRO. The one home of deepspeed.
-
-`TrainEngine` is all that the loop knows; another engine (FSDP2, say) is another implementation of it.
-"""
+"""`TrainEngine` on DeepSpeed's ZeRO: what a worker holds is cut up over ranks. The one home of deepspeed."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.config import ModelConfig
-from model.gpt import GPT, token_losses
-from orchestrator.job import Train
+from orchestrator.job_train import Train
+from orchestrator.objectives.protocol import Batch, Objective, Tensors
 from orchestrator.store import as_disk_error
+from orchestrator.train.engine.devices import own_device, to_device, to_host
+from orchestrator.train.engine.protocol import Evaluated, Learner, StepStats
+from orchestrator.train.engine.settings import deepspeed_config
 from orchestrator.train.group import TorchGroup
-from orchestrator.train.objectives import MicroBatch
-from orchestrator.train.zero import deepspeed_config
+from orchestrator.train.lora import merged_weights
+from orchestrator.train.optimizers import module_optimizer
 
 _STATE_TAG = "state"
 
 
-@dataclass(frozen=True)
-class StepStats:
-    """What a step tells: both over all ranks."""
-
-    loss: float
-    grad_norm: float
-
-
-class TrainEngine(Protocol):
-    """One rank's part of the model. Every method is collective: all ranks call it, in the same order."""
-
-    def step(self, micro_batches: Sequence[MicroBatch], *, learning_rate: float) -> StepStats:
-        """Accumulate the gradients of all micro-batches, reduce them over ranks, and update the weights."""
-        ...
-
-    def loss(self, batch: MicroBatch) -> float:
-        """The mean loss of a micro-batch, without gradients or dropout."""
-        ...
-
-    def logits(self, ids_BT: Tensor) -> Tensor:
-        """Logits [B, T, V] in fp32, computed in the trainer's precision."""
-        ...
-
-    def weights(self) -> dict[str, Tensor] | None:
-        """The whole model in fp32, on rank 0; None elsewhere."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write this rank's state: weights, optimizer, counters.
-
-        Raises:
-            OSError: this rank, or another, could not write.
-        """
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote at the same world size."""
-        ...
-
-
 class DeepSpeedEngine:
-    """`TrainEngine` on DeepSpeed's ZeRO stages 0 to 3."""
+    """`TrainEngine` on DeepSpeed's ZeRO stages 0 to 3.
+
+    Args:
+        model: with its initial weights, the same on every rank.
+        stage: of ZeRO, decided by the plan.
+    """
 
     def __init__(
-        self, config: ModelConfig, train: Train, *, group: TorchGroup, micro_batch: int, accumulation: int
+        self,
+        model: nn.Module,
+        objective: Objective,
+        train: Train,
+        *,
+        group: TorchGroup,
+        stage: int,
+        micro_batch: int,
+        accumulation: int,
     ) -> None:
         deepspeed = import_deepspeed()
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-        self._group = group
-        self._stage = train.zero.stage
-        self._device = _own_device()
-        model = GPT(config).initialise(train.seed).to(self._device)
+        self._group, self._stage = group, stage
+        self._device = own_device()
+        # What is not trained comes back rounded, or not at all where it is cut up: it is given back as it came.
+        frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
+        self._frozen = {name: p.detach().cpu().clone() for name, p in frozen} if group.rank == 0 else {}
+        self._model = model.to(self._device)
         self._names = [name for name, _ in model.named_parameters()]
+        learner = Learner(self._model, objective)
+        if train.compile:
+            learner.compile()
         self._engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=_adamw(model, train),
+            model=learner,
+            optimizer=module_optimizer(self._model, train.optimizer),
             config=deepspeed_config(
-                train, micro_batch=micro_batch, accumulation=accumulation, on_gpu=self._device.type == "cuda"
+                train,
+                stage=stage,
+                micro_batch=micro_batch,
+                accumulation=accumulation,
+                on_gpu=self._device.type == "cuda",
             ),
         )
         self._saver = _RecordingSaver(self._engine.checkpoint_engine)
@@ -93,45 +73,53 @@ class DeepSpeedEngine:
         self._engine._copy_recovery_script = lambda *_: None
         # Stage 0 keeps fp32 weights and computes under autocast: DeepSpeed's own bf16 optimizer without ZeRO drifts
         # from the other stages (gradient norm 4 % off at step 2 of the quickstart, where they agree to 0.1 %).
-        self._autocast = train.precision == "bf16" and self._stage == 0
-        self._has_master = train.precision == "bf16" and not self._autocast
+        self._autocast = train.precision == "bf16" and stage == 0
+        self._has_master = train.precision != "fp32" and not self._autocast
 
-    def step(self, micro_batches: Sequence[MicroBatch], *, learning_rate: float) -> StepStats:
+    def step(self, batches: Sequence[Batch], *, totals: Mapping[str, float], learning_rate: float) -> StepStats:
         """See `TrainEngine`."""
         self._engine.train()
         for parameters in self._engine.optimizer.param_groups:
             parameters["lr"] = learning_rate
-        total, grad_norm = 0.0, 0.0
-        for batch in micro_batches:
-            loss = self._losses(batch).mean() * batch.weight
-            total += float(loss.detach())
-            # DeepSpeed averages over ranks as if all had equal shares: times num_ranks makes that a sum of weights.
+        sums: list[Tensor] = []
+        grad_norm: float | None = None
+        for number, batch in enumerate(batches):
+            losses, _ = self._forward(batch.tensors)
+            loss = torch.stack([losses[part] / totals[part] for part in losses]).sum()
+            sums.append(torch.stack([value.detach() for value in losses.values()]))
+            # DeepSpeed averages over ranks as if all had equal shares: times num_ranks makes that a sum.
             self._engine.backward(loss * self._group.num_ranks, scale_wrt_gas=False)
-            if self._stage == 0 and batch is micro_batches[-1]:  # reduced by now; DeepSpeed keeps no norm without ZeRO
-                grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._engine.module.parameters()]))
+            if self._stage == 0 and number == len(batches) - 1:  # reduced by now; without ZeRO no norm is kept
+                grads = [p.grad for p in self._model.parameters() if p.grad is not None]
+                grad_norm = float(torch.nn.utils.get_total_norm(grads))
             self._engine.step()
-        return StepStats(self._group.sum(total)[0], grad_norm if self._stage == 0 else self._zero_norm())
+        if grad_norm is None:
+            grad_norm = float(self._engine.get_global_grad_norm() or 0.0)
+        return StepStats(dict(zip(losses, torch.stack(sums).sum(0).tolist(), strict=True)), grad_norm)
 
-    def loss(self, batch: MicroBatch) -> float:
+    def evaluate(self, batch: Batch, *, outputs: bool) -> Evaluated:
         """See `TrainEngine`."""
         self._engine.eval()
         with torch.no_grad():
-            return float(self._losses(batch).mean())
+            losses, found = self._forward(batch.tensors, outputs=outputs)
+        return Evaluated({part: float(value) for part, value in losses.items()}, to_host(found))
 
-    def logits(self, ids_BT: Tensor) -> Tensor:
+    def outputs(self, tensors: Tensors) -> Tensors:
         """See `TrainEngine`."""
         self._engine.eval()
         with torch.no_grad():
-            return self._forward(ids_BT.to(self._device)).float().cpu()
+            _, found = self._forward(tensors, losses=False, outputs=True)
+        return to_host(found)
 
     def weights(self) -> dict[str, Tensor] | None:
         """See `TrainEngine`."""
         whole: dict[str, Tensor] = {}
-        for name, parameter in zip(self._names, self._engine.module.parameters(), strict=True):
+        for name, parameter in zip(self._names, self._model.parameters(), strict=True):
             tensor = self._whole(parameter)
             if self._group.rank == 0:
                 whole[name] = tensor.detach().to("cpu", torch.float32).contiguous().clone()
-        return whole if self._group.rank == 0 else None
+        whole |= {name: buffer.detach().cpu().clone() for name, buffer in self._model.named_buffers()}
+        return merged_weights(self._model, whole | self._frozen) if self._group.rank == 0 else None
 
     def save(self, folder: Path) -> None:
         """See `TrainEngine`."""
@@ -146,16 +134,12 @@ class DeepSpeedEngine:
         if path is None:
             raise OSError(errno.EIO, "DeepSpeed found no state to load", str(folder))
 
-    def _losses(self, batch: MicroBatch) -> Tensor:
-        return token_losses(self._forward, batch.inputs_BT.to(self._device), batch.targets_BT.to(self._device))
-
-    def _forward(self, ids_BT: Tensor) -> Tensor:
+    def _forward(self, tensors: Tensors, *, losses: bool = True, outputs: bool = False) -> tuple[Tensors, Tensors]:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            logits_BTV: Tensor = self._engine(ids_BT)
-        return logits_BTV
-
-    def _zero_norm(self) -> float:
-        return float(self._engine.get_global_grad_norm() or 0.0)
+            found: tuple[Tensors, Tensors] = self._engine(
+                to_device(tensors, self._device), losses=losses, outputs=outputs
+            )
+        return found
 
     def _whole(self, parameter: torch.nn.Parameter) -> Tensor:
         """The fp32 value of a parameter, gathered from the ranks where ZeRO has cut it up."""
@@ -186,24 +170,6 @@ class _RecordingSaver:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
-
-
-def _own_device() -> torch.device:
-    """This rank's GPU, or the CPU. A rank may see the GPUs of all ranks of its node, or its own alone."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
-
-
-def _adamw(model: torch.nn.Module, train: Train) -> torch.optim.AdamW:
-    """AdamW that spares norms the weight decay."""
-    o = train.optimizer
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=o.learning_rate, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
 
 
 def import_deepspeed() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from orchestrator.export.compare import Difference, exact_difference, rounded_difference
+from orchestrator.export.compare import Difference, comparable, exact_difference, rounded_difference
 
 NAN, INF = float("nan"), float("inf")
 
@@ -68,10 +68,10 @@ def test_another_shape_is_named(rule: type[exact_difference]) -> None:
     ("at", "by", "detail"),
     [
         ((1, 2, 3), -0.1, None),  # the leader still leads
-        ((1, 2, 3), -0.6, "the likeliest token differs, where it leads by 0.5"),
+        ((1, 2, 3), -0.6, "the likeliest one differs, where it leads by 0.5"),
         ((0, 0, 1), 0.01, None),
         ((0, 0, 1), 0.4, "log-probabilities differ by 0.0"),  # no flip, and yet too much in the mean
-        ((0, 0, 1), NAN, "the likeliest token differs"),
+        ((0, 0, 1), NAN, "the likeliest one differs"),
     ],
 )
 def test_another_type_against_fp32(at: tuple[int, int, int], by: float, detail: str | None) -> None:
@@ -106,3 +106,40 @@ def test_both_limits_grow_with_large_logits(largest: float, agrees: bool) -> Non
 def test_bf16_of_the_same_logits_agrees() -> None:
     want = torch.randn(2, 8, 64, generator=torch.Generator().manual_seed(0)) * 3
     assert rounded_difference(want.bfloat16(), want) is None
+
+
+def test_logits_of_any_rank_are_compared() -> None:
+    rows = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+    assert exact_difference(rows + 5e-5, rows) is None
+    assert exact_difference(rows + torch.tensor([[0.0, 0.0], [0.0, 0.5]]), rows) == Difference(
+        1, None, "a logit differs by 0.5, allowed is 0.0003"
+    )
+    ends = torch.zeros(2, 3, 4, 5)
+    found = exact_difference(
+        ends.index_put((torch.tensor(1), torch.tensor(2), torch.tensor(3)), torch.tensor(1.0)), ends
+    )
+    assert found is not None
+    assert (found.prompt, found.position) == (1, 3)
+
+
+def test_the_message_of_one_prediction_a_prompt_has_no_position() -> None:
+    assert Difference(1, None, "off").told("'a text'") == "prompt 'a text': off"
+    assert Difference(1, 3, "off").told("'a text'") == "prompt 'a text', position 3: off"
+
+
+@pytest.mark.parametrize(("by", "agrees"), [(0.05, True), (0.5, False)])
+def test_a_mean_of_few_predictions_has_more_room(by: float, agrees: bool) -> None:
+    want = torch.tensor([[2.0, -2.0], [-1.5, 1.5]])
+    assert (rounded_difference(want + torch.tensor([0.0, by]), want) is None) == agrees
+    assert rounded_difference((want + torch.tensor([0.0, by]))[:, None], want[:, None]) is not None
+
+
+def test_an_answers_ends_are_chosen_among_the_positions() -> None:
+    want = torch.zeros(1, 4, 2)
+    want[0, 1, 0] = want[0, 2, 1] = 5.0
+    got = want.clone()
+    got[0, 1, 0], got[0, 3, 0] = 0.0, 5.0  # the beginning moves, and is still above the end at every position
+    found = rounded_difference(comparable(got, "question-answering"), comparable(want, "question-answering"))
+    assert found is not None
+    assert found.detail == "the likeliest one differs, where it leads by 5"
+    assert comparable(want, "lm") is want

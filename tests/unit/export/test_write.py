@@ -117,7 +117,8 @@ def test_a_checkpoint_that_does_not_compute_its_probe_is_refused(tmp_path: Path)
     [
         ("model.safetensors", b"garbage", "model.safetensors is not readable"),
         ("probe.safetensors", b"", "probe.safetensors is not readable"),
-        ("model.json", b"{}", "cannot be exported: TypeError"),
+        ("model.json", b"{}", "cannot be exported: KeyError"),
+        ("model.json", b'{"custom": "mine:Net", "settings": {}}', "is a network of your own, mine:Net"),
         ("model.json", b"not json", "cannot be exported: JSONDecodeError"),
     ],
 )
@@ -142,3 +143,13 @@ def test_a_folder_without_marker_is_replaced(tmp_path: Path) -> None:
     write(tmp_path, tiny_checkpoint(tmp_path / "step-00000020"))
     assert not (left / "half").exists()
     assert is_committed(left)
+
+
+def test_a_checkpoint_whose_probe_others_cannot_read_is_refused(tmp_path: Path) -> None:
+    def add_an_input(folder: Path) -> None:
+        probe = load_file(folder / "probe.safetensors")
+        save_file({**probe, "document_ids": probe["input_ids"] + 1}, folder / "probe.safetensors")
+
+    checkpoint = remade(tiny_checkpoint(tmp_path / "step-00000020"), add_an_input)
+    with pytest.raises(StoreError, match=r"the probe of .* has document_ids"):
+        write(tmp_path, checkpoint)

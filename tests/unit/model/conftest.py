@@ -16,3 +16,17 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def random_weights():
+    """Gives a module weights that are large enough for every part of it to show in the logits: norms, biases too."""
+
+    def fill(module):
+        generator = torch.Generator().manual_seed(7)
+        for name, parameter in module.named_parameters():
+            offset = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0
+            parameter.data.copy_(torch.normal(offset, 0.2, parameter.shape, generator=generator))
+        return module.eval()
+
+    return fill

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.testing import assert_close
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from model.attention import Attention, rotary_tables, rotate
+from model.attention import Attention, _rotary_tables, document_mask, rotary_tables, rotate
 from model.config import ModelConfig
 
 CPU = torch.device("cpu")
@@ -45,7 +47,7 @@ def test_rotation_of_bf16_is_computed_in_fp32():
 
 
 def test_tables_made_in_inference_mode_can_be_trained_with():
-    rotary_tables.cache_clear()
+    _rotary_tables.cache_clear()
     with torch.inference_mode():
         rotary_tables(4, 8, theta=10_000.0, device=CPU)
     x_BTHK = torch.randn(1, 4, 1, 8, requires_grad=True)
@@ -72,3 +74,32 @@ def test_dropout_of_attention_acts_in_training_only():
     assert not torch.equal(attention(x_BTD, tables), attention(x_BTD, tables))
     attention.eval()
     assert torch.equal(attention(x_BTD, tables), attention(x_BTD, tables))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=3))
+def test_documents_see_themselves_backwards_and_padding_itself_alone(rows):
+    mask_B1TT = document_mask(torch.tensor(rows))
+    assert mask_B1TT.shape == (len(rows), 1, 6, 6)
+    for row, mask_TT in zip(rows, mask_B1TT[:, 0].tolist(), strict=True):
+        for query in range(6):
+            for key in range(6):
+                same = row[query] == row[key] != 0 and key <= query
+                assert mask_TT[query][key] == (same or query == key)
+
+
+def test_a_mask_of_one_document_is_causal_attention():
+    attention = Attention(CONFIG)
+    x_BTD = torch.randn(2, 32, 48)
+    tables = rotary_tables(32, 8, theta=10_000.0, device=CPU)
+    mask_B1TT = document_mask(torch.ones(2, 32, dtype=torch.int64))
+    assert_close(attention(x_BTD, tables, None, mask_B1TT), attention(x_BTD, tables), atol=1e-6, rtol=1e-5)
+
+
+def test_an_encoders_attention_looks_both_ways():
+    sizes = {**CONFIG.to_dict(), "family": "bert", "positions": "learned", "kv_heads": 6}
+    attention = Attention(ModelConfig(**sizes))
+    x_BTD = torch.randn(1, 8, 48)
+    changed_BTD = x_BTD.clone()
+    changed_BTD[:, 7] += 1
+    assert not torch.equal(attention(x_BTD)[:, 0], attention(changed_BTD)[:, 0])

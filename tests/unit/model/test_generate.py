@@ -89,7 +89,7 @@ def test_greedy_generation_equals_that_of_transformers(tie):
     data = to_hf_config(config, bos_token_id=None, eos_token_id=None, dtype="float32")
     theirs = LlamaForCausalLM(LlamaConfig(**data)).eval()
     ours = GPT(config).initialise(0).eval()
-    theirs.load_state_dict(to_hf_state(ours.state_dict()), strict=not tie)
+    theirs.load_state_dict(to_hf_state(ours.state_dict(), ours.config), strict=not tie)
     prompt_T = [5, 1, 60, 7]
     expected_1T = theirs.generate(torch.tensor([prompt_T]), max_new_tokens=20, do_sample=False)
     assert list(islice(generate(ours, prompt_T, pick=greedy), 20)) == expected_1T[0, 4:].tolist()

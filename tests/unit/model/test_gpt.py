@@ -1,4 +1,4 @@
-"""The decoder: weights from a seed, causality, dropout, precision, losses.
+"""The decoder: weights from a seed, causality, dropout, precision, packing.
 
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from model.attention import rotary_tables
+from model.attention import document_mask, rotary_tables
 from model.config import ModelConfig
-from model.gpt import GPT, IGNORED_TARGET, Block, token_losses
+from model.gpt import GPT, Block, token_losses
+from model.loss import projected_cross_entropy
 
 CONFIG = ModelConfig(vocab_size=67, layers=3, width=48, heads=6, kv_heads=2, hidden=80, context=32)
+GPT2 = ModelConfig(vocab_size=67, layers=3, width=48, heads=6, kv_heads=6, hidden=80, context=32, family="gpt2")
+FORMS = {"llama": CONFIG, "gpt2": GPT2, "sinusoids": replace(GPT2, positions="sinusoidal")}
 
 
 @pytest.fixture
@@ -36,27 +39,30 @@ def test_a_seed_gives_bf16_weights_that_are_the_rounded_fp32_ones():
     assert all(torch.equal(a.bfloat16(), b) for a, b in zip(wide.parameters(), narrow.parameters(), strict=True))
 
 
-def test_initial_weights_have_the_documented_deviations():
-    config = ModelConfig(
-        vocab_size=512, layers=8, width=128, heads=4, kv_heads=4, hidden=256, context=8, tie_embeddings=False
-    )
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_initial_weights_have_the_documented_deviations(family):
+    sizes = {"vocab_size": 512, "layers": 8, "width": 128, "heads": 4, "kv_heads": 4, "hidden": 256, "context": 256}
+    config = ModelConfig(family=family, tie_embeddings=False, **sizes)
     for name, parameter in GPT(config).initialise(0).state_dict().items():
-        if "norm" in name:
-            assert bool((parameter == 1).all()), name
+        if parameter.dim() == 1:
+            assert bool((parameter == (0 if name.endswith("bias") else 1)).all()), name
             continue
         scale = 1 / math.sqrt(16) if ".out." in name or ".down." in name else 1.0
+        scale *= 0.5 if name.startswith("position") else 1.0
         assert float(parameter.std()) == pytest.approx(0.02 * scale, rel=0.03), name
         assert abs(float(parameter.mean())) < 0.0005, name
 
 
-def test_an_untrained_model_is_undecided(ids_BT):
-    losses_BT = token_losses(GPT(CONFIG).initialise(0), ids_BT, ids_BT.roll(-1, 1))
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS.keys())
+def test_an_untrained_model_is_undecided(config, ids_BT):
+    losses_BT = token_losses(GPT(config).initialise(0), ids_BT, ids_BT.roll(-1, 1))
     assert losses_BT.mean().item() == pytest.approx(math.log(67), rel=0.02)
 
 
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("changed", [0, 1, 17, 31])
-def test_a_token_changes_no_logits_before_it(ids_BT, changed):
-    model = GPT(CONFIG).initialise(0).eval()
+def test_a_token_changes_no_logits_before_it(config, ids_BT, changed):
+    model = GPT(config).initialise(0).eval()
     other_BT = ids_BT.clone()
     other_BT[:, changed] = (other_BT[:, changed] + 1) % 67
     logits_BTV, changed_BTV = model(ids_BT), model(other_BT)
@@ -64,9 +70,10 @@ def test_a_token_changes_no_logits_before_it(ids_BT, changed):
     assert not torch.equal(logits_BTV[:, changed], changed_BTV[:, changed])
 
 
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("part", ["dropout", "blocks.1.dropout", "blocks.1.attention"])
-def test_each_dropout_acts_in_training_only(ids_BT, part):
-    model = GPT(replace(CONFIG, dropout=0.5)).initialise(0).eval()
+def test_each_dropout_acts_in_training_only(config, ids_BT, part):
+    model = GPT(replace(config, dropout=0.5)).initialise(0).eval()
     quiet_BTV = model(ids_BT)
     assert torch.equal(quiet_BTV, model(ids_BT))
     model.get_submodule(part).train()
@@ -92,8 +99,9 @@ def test_a_tied_table_is_one_parameter_with_the_gradient_of_both_uses(ids_BT):
     assert_close(tied.embed.weight.grad, both, atol=1e-6, rtol=1e-5)
 
 
-def test_casting_to_bf16_leaves_positions_and_norms_in_fp32(ids_BT):
-    model = GPT(CONFIG).initialise(0).eval()
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS.keys())
+def test_casting_to_bf16_leaves_positions_and_norms_in_fp32(config, ids_BT):
+    model = GPT(config).initialise(0).eval()
     assert list(model.buffers()) == []
     model.bfloat16()
     rounded_BTV = model(ids_BT)
@@ -103,30 +111,73 @@ def test_casting_to_bf16_leaves_positions_and_norms_in_fp32(ids_BT):
     assert torch.equal(model.bfloat16().norm(x_BTD), model.float().norm(x_BTD.float()).bfloat16())
 
 
-def test_a_model_made_on_the_meta_device_runs_once_it_has_weights(ids_BT):
-    model = GPT(CONFIG).initialise(0)
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS.keys())
+def test_a_model_made_on_the_meta_device_runs_once_it_has_weights(config, ids_BT):
+    model = GPT(config).initialise(0)
     with torch.device("meta"):
-        empty = GPT(CONFIG)
+        empty = GPT(config)
     empty.load_state_dict(model.state_dict(), assign=True)
     assert torch.equal(empty(ids_BT), model(ids_BT))
 
 
-def test_more_tokens_than_the_context_are_refused():
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS.keys())
+def test_more_tokens_than_the_context_are_refused(config):
     with pytest.raises(ValueError, match="33 tokens exceed the context of 32"):
-        GPT(CONFIG)(torch.zeros(1, 33, dtype=torch.int64))
+        GPT(config)(torch.zeros(1, 33, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows_in_a_block", [1, 7, 64, 1000])
-def test_losses_are_fp32_cross_entropies_however_they_are_blocked(monkeypatch, ids_BT, dtype, rows_in_a_block):
-    monkeypatch.setattr("model.gpt._LOSS_BLOCK", rows_in_a_block * 67)
-    logits_BTV = torch.randn(2, 32, 67).to(dtype).requires_grad_()
-    targets_BT = ids_BT.clone()
-    targets_BT[0, :5] = IGNORED_TARGET
-    losses_BT = token_losses(lambda _: logits_BTV, ids_BT, targets_BT)
-    expected_BT = F.cross_entropy(logits_BTV.float().transpose(1, 2), targets_BT, reduction="none")
-    assert losses_BT.dtype == torch.float32
-    assert_close(losses_BT, expected_BT)
-    assert bool((losses_BT[0, :5] == 0).all())
-    gradients = [torch.autograd.grad(losses.sum(), logits_BTV)[0] for losses in (losses_BT, expected_BT)]
+def packed(documents, context):
+    """Documents in one row, padded: ids [1, T], segments [1, T], positions [1, T]."""
+    lengths = [len(document) for document in documents]
+    segments = torch.cat([torch.full((length,), number + 1) for number, length in enumerate(lengths)])
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    columns = (torch.cat(documents), segments, positions)
+    return [F.pad(column, (0, context - sum(lengths)))[None] for column in columns]
+
+
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize("lengths", [(32,), (5, 1, 9), (10, 22)])
+def test_packed_documents_have_the_logits_that_each_has_alone(config, lengths):
+    model = GPT(config).initialise(0).eval()
+    documents = [torch.randint(67, (length,)) for length in lengths]
+    ids_1T, segments_1T, positions_1T = packed(documents, 32)
+    packed_TV = model(ids_1T, positions_BT=positions_1T, mask_B1TT=document_mask(segments_1T))[0]
+    alone_TV = torch.cat([model(document[None])[0] for document in documents])
+    assert_close(packed_TV[: len(alone_TV)], alone_TV, atol=1e-5, rtol=0)
+    assert bool(packed_TV.isfinite().all())
+
+
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS.keys())
+def test_positions_by_token_count(config, ids_BT):
+    model = GPT(config).initialise(0).eval()
+    positions_BT = torch.arange(32).expand(2, 32)
+    assert_close(model(ids_BT, positions_BT=positions_BT), model(ids_BT), atol=1e-6, rtol=0)
+    # Rotary angles are relative: a shift would change nothing, twice the distance does.
+    short_BT = ids_BT[:, :16]
+    assert not torch.allclose(model(short_BT, positions_BT=2 * positions_BT[:, :16]), model(short_BT), atol=1e-4)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_the_projection_is_what_logits_multiplies_by(tie):
+    model = GPT(replace(CONFIG, tie_embeddings=tie)).initialise(0)
+    x_ND = torch.randn(3, 48)
+    assert model.projection_bias_V is None
+    assert torch.equal(F.linear(x_ND, model.projection_weight_VD), model.logits(x_ND))
+
+
+@pytest.mark.parametrize("config", [FORMS["llama"], FORMS["sinusoids"]], ids=["llama", "sinusoids"])
+def test_network_and_loss_compile_into_one_graph(config, ids_BT):
+    model = GPT(config).initialise(0)
+
+    def loss(ids_BT):
+        x_ND = model.hidden(ids_BT).flatten(0, 1)
+        return projected_cross_entropy(x_ND, model.projection_weight_VD, ids_BT.roll(-1, 1).flatten(), chunk_rows=24)
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    gradients = []
+    for variant in (loss, compiled):
+        model.zero_grad()
+        variant(ids_BT).backward()
+        gradients.append(model.embed.weight.grad.clone())
     assert_close(*gradients)

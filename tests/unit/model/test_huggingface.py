@@ -1,126 +1,94 @@
-"""Weights and settings cross to transformers and back unchanged. Shapes: B rows, T tokens, V vocabulary."""
+"""The way in to all layouts: what does not fit is refused by name. Each layout's values: `layouts/`."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from model.config import ModelConfig
-from model.gpt import GPT
-from model.huggingface import from_hf_config, from_hf_state, to_hf_config, to_hf_state
+from model.config import HeadConfig, ModelConfig
+from model.families import build
+from model.huggingface import from_hf_config, from_hf_state, head_from_hf_config, to_hf_config, to_hf_state
 
-BASE = ModelConfig(vocab_size=67, layers=2, width=48, heads=6, kv_heads=6, hidden=80, context=40)
-GRID = {
-    "plain": BASE,
-    "untied": replace(BASE, tie_embeddings=False),
-    "grouped": replace(BASE, kv_heads=2, tie_embeddings=False),
-    "one key head": replace(BASE, kv_heads=1),
-    "odd sizes": replace(BASE, vocab_size=61, width=30, heads=5, kv_heads=1, hidden=37, context=33, layers=1),
-    "other constants": replace(BASE, rope_theta=500_000.0, norm_eps=1e-3),
+SIZES = {"vocab_size": 67, "layers": 2, "width": 48, "heads": 6, "kv_heads": 6, "hidden": 80, "context": 40}
+CONFIGS = {family: ModelConfig(family=family, **SIZES) for family in ("llama", "gpt2", "bert")}
+HEADS = {"llama": HeadConfig(), "gpt2": HeadConfig(), "bert": HeadConfig("classification", ("no", "yes"))}
+every_family = pytest.mark.parametrize("family", CONFIGS)
+A_MATRIX = {
+    "llama": "model.layers.1.mlp.up_proj.weight",
+    "gpt2": "transformer.h.1.attn.c_attn.weight",
+    "bert": "bert.encoder.layer.1.intermediate.dense.weight",
 }
 
 
-def hf_config(config, **changes):
-    data = to_hf_config(config, bos_token_id=1, eos_token_id=2, dtype="float32")
-    return data | changes
+def exported(family):
+    config, head = CONFIGS[family], HEADS[family]
+    return to_hf_state(build(config, head).initialise(0).state_dict(), config, head)
 
 
-def random_weights(module):
-    """Large enough that every part of the network shows in the logits, norms too."""
-    generator = torch.Generator().manual_seed(7)
-    for parameter in module.parameters():
-        offset = 1.0 if parameter.dim() == 1 else 0.0
-        parameter.data.copy_(torch.normal(offset, 0.2, parameter.shape, generator=generator))
-    return module.eval()
+def hf_config(family, **changes):
+    return (
+        to_hf_config(CONFIGS[family], HEADS[family], bos_token_id=1, eos_token_id=2, pad_token_id=3, dtype="float32")
+        | changes
+    )
 
 
-def assert_same_logits(ours, theirs):
-    config = ours.config
-    ids_BT = torch.randint(config.vocab_size, (2, config.context), generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        logits_BTV = ours.eval()(ids_BT)
-        assert_close(logits_BTV, theirs(ids_BT).logits, atol=1e-4, rtol=0)
-    assert float(logits_BTV.std()) > 0.1
+@every_family
+def test_settings_and_heads_cross_both_ways(family):
+    data = hf_config(family)
+    assert (data["bos_token_id"], data["eos_token_id"], data["pad_token_id"]) == (1, 2, 3)
+    assert from_hf_config(data) == CONFIGS[family]
+    assert head_from_hf_config(data) == HEADS[family]
 
 
-@pytest.mark.parametrize("config", GRID.values(), ids=GRID.keys())
-def test_their_model_has_the_same_logits_in_ours(config, tmp_path):
-    theirs = random_weights(LlamaForCausalLM(LlamaConfig(**hf_config(config))))
-    theirs.save_pretrained(tmp_path)
-    found = from_hf_config(json.loads((tmp_path / "config.json").read_text()))
-    assert found == config
-    for state in (load_file(tmp_path / "model.safetensors"), theirs.state_dict()):
-        ours = GPT(found)
-        ours.load_state_dict(from_hf_state(state, tie_embeddings=found.tie_embeddings))
-        assert_same_logits(ours, theirs)
+@every_family
+def test_a_missing_tensor_is_named(family):
+    state = exported(family)
+    del state[A_MATRIX[family]]
+    with pytest.raises(ValueError, match=f"do not fit config.json: missing: {A_MATRIX[family]}$"):
+        from_hf_state(state, CONFIGS[family], HEADS[family])
 
 
-@pytest.mark.parametrize("config", GRID.values(), ids=GRID.keys())
-def test_our_export_has_the_same_logits_in_theirs(config, tmp_path):
-    ours = random_weights(GPT(config))
-    save_file(to_hf_state(ours.state_dict()), tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text(json.dumps(hf_config(config)))
-    theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report.values()), report
-    assert isinstance(theirs, LlamaForCausalLM)
-    assert theirs.dtype == torch.float32
-    assert_same_logits(ours, theirs)
+@every_family
+def test_an_extra_tensor_is_named(family):
+    state = exported(family) | {"adapter.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"not expected: .*adapter\.weight"):
+        from_hf_state(state, CONFIGS[family], HEADS[family])
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.sampled_from(list(GRID.values())), st.sampled_from([0.0, 0.1]), st.sampled_from([None, 0, 3]))
-def test_settings_survive_the_round_trip_exactly(config, dropout, token):
-    config = replace(config, dropout=dropout)
-    data = to_hf_config(config, bos_token_id=token, eos_token_id=token, dtype="bfloat16")
-    assert from_hf_config(json.loads(json.dumps(data))) == config
+@every_family
+def test_a_tensor_of_another_shape_is_named_with_both(family):
+    state = exported(family)
+    rows, columns = state[A_MATRIX[family]].shape
+    state[A_MATRIX[family]] = torch.zeros(rows + 1, columns)
+    message = rf"{A_MATRIX[family]} is \[{rows + 1}, {columns}\] in the file and \[{rows}, {columns}\] by config"
+    with pytest.raises(ValueError, match=message):
+        from_hf_state(state, CONFIGS[family], HEADS[family])
 
 
-@pytest.mark.parametrize("tie", [True, False])
-def test_weights_survive_the_round_trip_exactly(tie):
-    state = GPT(replace(BASE, tie_embeddings=tie, layers=11)).state_dict()
-    exported = to_hf_state(state)
-    assert ("lm_head.weight" in exported) is not tie
-    back = from_hf_state(exported, tie_embeddings=tie)
-    assert list(back) == list(state)
-    assert all(back[name] is state[name] for name in state)
+@every_family
+def test_another_vocabulary_is_told_by_its_table(family):
+    other = replace(CONFIGS[family], vocab_size=68)
+    with pytest.raises(ValueError, match=r"is \[67, 48\] in the file and \[68, 48\] by config\.json"):
+        from_hf_state(exported(family), other, HEADS[family])
 
 
-def test_positions_are_described_for_both_generations_of_readers():
-    data = hf_config(replace(BASE, rope_theta=5e5))
-    assert data["rope_theta"] == data["rope_parameters"]["rope_theta"] == 5e5
-    without = {key: value for key, value in data.items() if key != "rope_parameters"}
-    assert from_hf_config(without).rope_theta == 5e5
-
-
-def test_what_a_config_leaves_out_has_the_default_of_transformers():
-    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 7, "num_hidden_layers": 1}
-    sizes["num_attention_heads"] = 2
-    theirs = from_hf_config(LlamaConfig(**sizes).to_dict())
-    assert from_hf_config({"model_type": "llama", **sizes}) == theirs
+def test_a_file_of_another_family_names_a_few_of_many():
+    with pytest.raises(
+        ValueError, match=r"missing: transformer\.wte\.weight, .* and 20 more; not expected: .* and \d+ more"
+    ):
+        from_hf_state(exported("llama"), CONFIGS["gpt2"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; only 'llama' is"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; only 'silu' is"),
-        ({"attention_bias": True}, "attention_bias True is not supported"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling .* is not supported"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type 'llama3' is not supported"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ({"model_type": "mamba"}, "model_type 'mamba' is not supported; one of llama, gpt2, bert is"),
         ({"quantization_config": {"bits": 4}}, "quantization_config .* is not supported"),
-        ({"head_dim": 16}, "head_dim 16 is not supported"),
     ],
 )
 def test_models_that_are_not_ours_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
-        from_hf_config(hf_config(BASE, **change))
+        from_hf_config(hf_config("llama", **change))
 
 
 def test_missing_sizes_are_named():
@@ -128,15 +96,35 @@ def test_missing_sizes_are_named():
         from_hf_config({"model_type": "llama", "vocab_size": 9, "intermediate_size": 7, "num_hidden_layers": 1})
 
 
-@pytest.mark.parametrize("name", ["model.layers.0.self_attn.q_proj.bias", "transformer.wte.weight"])
-def test_weights_that_are_not_ours_are_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"weight '{name}' is not supported"):
-        from_hf_state({name: torch.zeros(1)}, tie_embeddings=True)
+@pytest.mark.parametrize(
+    ("family", "architectures"),
+    [
+        ("llama", ["LlamaForSequenceClassification"]),
+        ("gpt2", ["GPT2DoubleHeadsModel"]),
+        ("bert", ["BertForMultipleChoice"]),
+        ("bert", []),
+        ("bert", None),
+    ],
+)
+def test_architectures_that_are_not_ours_are_refused_by_name(family, architectures):
+    with pytest.raises(ValueError, match=r"architectures \[.*\] is not supported; one of "):
+        head_from_hf_config(hf_config(family, architectures=architectures))
 
 
-def test_frequencies_in_old_files_and_second_copies_of_a_tied_table_are_dropped():
-    table, frequencies = torch.zeros(2, 2), torch.zeros(1)
-    state = {"model.embed_tokens.weight": table, "lm_head.weight": table}
-    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = frequencies
-    assert list(from_hf_state(state, tie_embeddings=True)) == ["embed.weight"]
-    assert list(from_hf_state(state, tie_embeddings=False)) == ["embed.weight", "head.weight"]
+def test_a_decoder_that_names_no_architecture_is_a_language_model():
+    assert head_from_hf_config({"model_type": "gpt2"}) == HeadConfig("lm")
+
+
+def test_labels_are_in_the_order_of_their_numbers_and_have_defaults():
+    data = hf_config("bert", id2label={"1": "b", "0": "a", "10": "k"} | {str(i): f"x{i}" for i in range(2, 10)})
+    assert head_from_hf_config(data).labels[:2] == ("a", "b")
+    assert head_from_hf_config(data).labels[-1] == "k"
+    assert head_from_hf_config(hf_config("bert", id2label=None)).labels == ("LABEL_0", "LABEL_1")
+    assert len(head_from_hf_config(hf_config("bert", id2label=None, num_labels=5)).labels) == 5
+    with pytest.raises(ValueError, match=r"id2label numbers its labels \[0, 2\]"):
+        head_from_hf_config(hf_config("bert", id2label={"0": "a", "2": "c"}))
+
+
+def test_a_head_that_the_family_does_not_carry_is_refused():
+    with pytest.raises(ValueError, match="bert does not carry the head 'lm'"):
+        to_hf_config(CONFIGS["bert"], bos_token_id=None, eos_token_id=None, dtype="float32")

@@ -14,7 +14,7 @@ from orchestrator.data.load.loader import TrainLoader
 from orchestrator.data.load.mixture import Part
 from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.data.shards import write_shard
-from orchestrator.train.objectives import causal_lm
+from orchestrator.objectives.causal_lm import LOSS, CausalLM, TokenFeed, next_token_batch
 
 CONFIG = ModelConfig(vocab_size=61, layers=2, width=32, heads=4, kv_heads=2, hidden=64, context=8)
 Gradient = dict[str, torch.Tensor]
@@ -33,11 +33,12 @@ def step_gradient(loader: TrainLoader, *, samples: int, num_ranks: int, micro_ba
     """Loss and gradient of step 2, summed over ranks that each work on their share alone."""
     accumulation = -(-max(1, -(-samples // num_ranks)) // micro_batch)
     loss_sum, sums = 0.0, {}
+    feed, objective = TokenFeed(loader, samples_per_step=samples), CausalLM()
     for rank in range(num_ranks):
         model = GPT(CONFIG).initialise(1)
         for first, last in micro_batches(*deal(samples, rank, num_ranks), accumulation):
-            batch = causal_lm(loader.read(2, first, last), target_tokens=samples * 8, context=8)
-            loss = token_losses(model, batch.inputs_BT, batch.targets_BT).mean() * batch.weight
+            batch = feed.read(2, first, last)
+            loss = objective.losses(model, batch.tensors)[LOSS] / feed.totals(2)[LOSS]
             loss.backward()
             loss_sum += float(loss.detach())
         for name, parameter in model.named_parameters():
@@ -63,27 +64,23 @@ def test_any_number_of_workers_gives_one_workers_gradient(shards: list[Path], sa
 
 
 def test_shares_that_count_alike_would_not_do(shards: list[Path]) -> None:
-    # The test above could not fail if uneven shares gave the same gradient without weights.
+    # The test above could not fail if uneven shares gave the same loss as means of means.
     loader = TrainLoader([Part("all", None, shards)], context=8, samples_per_step=7, seed=0)
+    feed = TokenFeed(loader, samples_per_step=7)
     model = GPT(CONFIG).initialise(1)
-    losses, weights = [], []
-    for rank in range(3):
-        batch = causal_lm(loader.read(2, *deal(7, rank, 3)), target_tokens=7 * 8, context=8)
-        losses.append(float(token_losses(model, batch.inputs_BT, batch.targets_BT).mean().detach()))
-        weights.append(batch.weight)
-    assert sum(losses) / 3 != pytest.approx(float(np.dot(losses, weights)), rel=1e-6)
+    batches = [feed.read(2, *deal(7, rank, 3)) for rank in range(3)]
+    sums = [float(CausalLM().losses(model, batch.tensors)[LOSS].detach()) for batch in batches]
+    means = [total / batch.counts[LOSS] for total, batch in zip(sums, batches, strict=True)]
+    assert sum(means) / 3 != pytest.approx(sum(sums) / 56, rel=1e-6)
 
 
 def test_views_teach_what_copies_teach_to_the_bit(shards: list[Path]) -> None:
     ids = TrainLoader([Part("all", None, shards)], context=8, samples_per_step=7, seed=0).read(1, 0, 7)
-    batch = causal_lm(ids, target_tokens=56, context=8)
-    assert np.shares_memory(batch.inputs_BT.numpy(), ids)
+    views = next_token_batch(ids).tensors
+    assert np.shares_memory(views["input_ids"].numpy(), ids)
     gradients = []
-    for inputs, targets in (
-        (batch.inputs_BT, batch.targets_BT),
-        (batch.inputs_BT.contiguous(), batch.targets_BT.contiguous()),
-    ):
+    for tensors in (views, {name: tensor.contiguous() for name, tensor in views.items()}):
         model = GPT(CONFIG).initialise(1)
-        token_losses(model, inputs, targets).mean().backward()
+        CausalLM().losses(model, tensors)[LOSS].backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

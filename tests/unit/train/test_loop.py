@@ -17,10 +17,11 @@ from orchestrator.data.load.mixture import Part
 from orchestrator.data.shards import write_shard
 from orchestrator.errors import TrainError
 from orchestrator.job import JobSpec
+from orchestrator.objectives.causal_lm import TokenFeed
+from orchestrator.objectives.protocol import Batch
 from orchestrator.track import metrics
-from orchestrator.train.engine import StepStats
+from orchestrator.train.engine.protocol import StepStats
 from orchestrator.train.loop import Batching, Loop
-from orchestrator.train.objectives import MicroBatch
 
 
 class Alone:
@@ -37,9 +38,9 @@ class Engine:
     losses: dict[int, float] = field(default_factory=dict)
     steps: list[list[list[int]]] = field(default_factory=list)
 
-    def step(self, micro_batches: Sequence[MicroBatch], *, learning_rate: float) -> StepStats:
-        self.steps.append([row for batch in micro_batches for row in batch.targets_BT.tolist()])
-        return StepStats(self.losses.get(len(self.steps), 1.0), 1.0)
+    def step(self, batches: Sequence[Batch], *, totals: dict[str, float], learning_rate: float) -> StepStats:
+        self.steps.append([row for batch in batches for row in batch.tensors["targets"].tolist()])
+        return StepStats({"loss": self.losses.get(len(self.steps), 1.0) * totals["loss"]}, 1.0)
 
 
 @dataclass
@@ -68,7 +69,8 @@ def loader_of(folder: Path, weights: Sequence[float | None] = (None,)) -> TrainL
 
 
 def loop_of(job: JobSpec, loader: TrainLoader, *, engine: Engine, hooks: Hooks) -> Loop:
-    return Loop(engine, Alone(), job.training, Batching(8, 3, 3), loader, None, hooks)  # type: ignore[arg-type]
+    feed = TokenFeed(loader, samples_per_step=8)
+    return Loop(engine, Alone(), job.training, Batching(3, 3), feed, None, hooks)  # type: ignore[arg-type]
 
 
 def running() -> bool:

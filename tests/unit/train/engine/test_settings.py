@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from orchestrator.job import JobSpec
-from orchestrator.train.zero import deepspeed_config
+from orchestrator.train.engine.settings import deepspeed_config
 
 MakeJob = Callable[..., JobSpec]
 
 
 def config(job: JobSpec, *, on_gpu: bool = False) -> dict[str, Any]:
-    return deepspeed_config(job.training, micro_batch=4, accumulation=3, on_gpu=on_gpu)
+    stage = job.training.zero.stage
+    assert isinstance(stage, int)
+    return deepspeed_config(job.training, stage=stage, micro_batch=4, accumulation=3, on_gpu=on_gpu)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -1,0 +1,1 @@
+"""Scores of what was trained, or imported, on a split: `slipway evaluate`."""

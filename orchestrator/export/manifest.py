@@ -1,0 +1,119 @@
+"""`manifest.json` of an export: what it is, where it comes from, what its files must be. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from model.config import FamilyName, HeadConfig, HeadKind
+from orchestrator.errors import ServeError, StoreError
+from orchestrator.store import read_manifest
+
+FORMAT = 2
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class FileEntry(_Entry):
+    """One file."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class HeadEntry(_Entry):
+    """What the model says."""
+
+    kind: HeadKind
+    labels: list[str]
+
+    @property
+    def config(self) -> HeadConfig:
+        """The same, as the model has it."""
+        return HeadConfig(self.kind, tuple(self.labels))
+
+
+class ImportSource(_Entry):
+    """The folder that an import was made of."""
+
+    name: str
+    """Its own name, without the way to it."""
+    files: list[FileEntry]
+    """Those that were read."""
+
+
+class ExportManifest(_Entry):
+    """The whole manifest."""
+
+    format: int
+    name: str
+    family: FamilyName
+    head: HeadEntry
+    origin: Literal["trained", "imported"]
+    """imported: nobody here trained it, and `trainer_logits` of its probe is what our network makes of its source."""
+    run: str | None
+    """The run's name; null for an import."""
+    dataset: str | None
+    source: ImportSource | None
+    """Of an import."""
+    step: int
+    """Steps it was trained here."""
+    precision: str
+    """The type it was trained in: says how near `trainer_logits` must be."""
+    eos_token: str
+    eos_token_id: int
+    tokenizer_size: int
+    """Ids from here on are padding of the vocabulary: no prompt holds them, and none is ever sampled."""
+    tensors: dict[str, str]
+    """SHA-256 of each tensor's bytes, by its name in model.safetensors."""
+    files: list[FileEntry]
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether it continues texts."""
+        return self.head.kind == "lm"
+
+
+def read_export_manifest(export: Path) -> ExportManifest:
+    """The manifest of a committed export.
+
+    Raises:
+        StoreError: not committed, not readable, of another version, or not an export's.
+    """
+    data = read_manifest(export)
+    if isinstance(found := data.get("format"), int) and found != FORMAT:
+        raise StoreError(
+            f"{export} is an export of format {found}, this version reads format {FORMAT}",
+            fix=f"delete {export} and export the run again, or import its source again",
+        )
+    try:
+        return ExportManifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise broken(export, f"manifest.json is not an export's: {where}: {first['msg']}") from None
+
+
+def require_decoder(export: Path, manifest: ExportManifest) -> None:
+    """Raise a ServeError for an export that continues no texts."""
+    if not manifest.is_decoder:
+        raise ServeError(
+            f"{export} is a {manifest.family} with the head {manifest.head.kind}; only decoders can be served",
+            fix="open the folder with transformers (its README.md says how), or score it with `slipway evaluate`",
+        )
+
+
+def is_current(export: Path) -> bool:
+    """Whether a committed export is of this version: an older one is written again rather than reused."""
+    return read_manifest(export).get("format") == FORMAT
+
+
+def broken(export: Path, what: str) -> StoreError:
+    """An export that is not to be trusted."""
+    fix = f"delete {export} and export the run again; an altered export is never repaired"
+    return StoreError(f"{export} does not verify: {what}", fix=fix)

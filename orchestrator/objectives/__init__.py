@@ -1,0 +1,1 @@
+"""What a model learns, and how its predictions are scored."""

@@ -1,0 +1,1 @@
+"""Engines: weights, gradients and optimizer state of one rank. `make.py` chooses one."""

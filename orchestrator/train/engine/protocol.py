@@ -1,0 +1,93 @@
+"""What the loop knows of an engine: one rank's part of a model in training.
+
+`deepspeed_engine` is ZeRO 0 to 3, `torch_engine` is stage 0 without hooks; another engine (FSDP2, say) is another
+implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from orchestrator.objectives.protocol import Batch, Objective, Tensors
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What a step tells."""
+
+    losses: dict[str, float]
+    """This rank's losses, summed over its targets, by part: the caller adds up the ranks."""
+    grad_norm: float
+    """Of the whole gradient, before clipping."""
+    extra: dict[str, float] = field(default_factory=dict)
+    """Statistics that an engine has at hand, by the name of their metric."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A batch without gradients or dropout."""
+
+    losses: dict[str, float]
+    outputs: Tensors
+    """On the CPU, in fp32; empty unless asked for."""
+
+
+class TrainEngine(Protocol):
+    """Every method is collective: all ranks call it, in the same order."""
+
+    def step(self, batches: Sequence[Batch], *, totals: Mapping[str, float], learning_rate: float) -> StepStats:
+        """Accumulate the gradients of all micro-batches, reduce them over ranks, and update the weights.
+
+        `totals` has the targets of the whole step by part, at least 1: the loss is the sum over parts of the summed
+        loss by these.
+        """
+        ...
+
+    def evaluate(self, batch: Batch, *, outputs: bool) -> Evaluated:
+        """Losses of a batch, and its predictions where they are asked for."""
+        ...
+
+    def outputs(self, tensors: Tensors) -> Tensors:
+        """Predictions in fp32 on the CPU, computed in the trainer's precision."""
+        ...
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """The whole model in fp32 by the names of its parameters, on rank 0; None elsewhere."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's state: weights, optimizer, counters.
+
+        Raises:
+            OSError: this rank, or another, could not write.
+        """
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote.
+
+        Raises:
+            OSError: it cannot be read, or was written at another world size and does not fit.
+        """
+        ...
+
+
+class Learner(nn.Module):
+    """A model with its objective: what an engine calls forward on, so that all use of weights is inside of it."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self._objective = objective
+
+    def forward(self, tensors: Tensors, *, losses: bool = True, outputs: bool = False) -> tuple[Tensors, Tensors]:
+        """Summed losses by part, and predictions; what is not asked for is empty."""
+        return (
+            self._objective.losses(self.model, tensors) if losses else {},
+            self._objective.outputs(self.model, tensors) if outputs else {},
+        )

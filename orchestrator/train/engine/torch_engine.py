@@ -1,0 +1,226 @@
+"""`TrainEngine` in plain torch: every rank holds the whole model, gradients are summed (ZeRO stage 0).
+
+All weights lie in one flat vector in fp32, sorted by how they are updated, and the model's parameters are views of it
+(in bf16, of a rounded copy). So an update is a few calls of a fused optimizer, and a reduction is one collective:
+DeepSpeed's hooks for each parameter cost small models more than their arithmetic.
+
+N numbers in all weights.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from orchestrator.job_train import Train
+from orchestrator.objectives.protocol import Batch, Objective, Tensors
+from orchestrator.track import metrics
+from orchestrator.train.engine.devices import own_device, to_device, to_host
+from orchestrator.train.engine.flat import FlatWeights, norm_of
+from orchestrator.train.engine.protocol import Evaluated, Learner, StepStats
+from orchestrator.train.engine.statistics import Statistics, share_of
+from orchestrator.train.group import TorchGroup
+from orchestrator.train.lora import merged_weights
+from orchestrator.train.optimizers import flat_optimizer
+
+_STATE = "state.safetensors"
+
+
+class TorchEngine:
+    """`TrainEngine` without sharding.
+
+    Where `train.ema` is set, `step` trains the weights, and everything else works with their moving average.
+    A `step` that runs out of memory leaves weights and optimizer as they were: the same step may be tried again in
+    smaller micro-batches.
+
+    Args:
+        model: with its initial weights, the same on every rank; its trained parameters are taken over.
+
+    Raises:
+        ValueError: nothing of the model is trained, or the optimizer does not fit the model.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, train: Train, *, group: TorchGroup) -> None:
+        self._group, self._train = group, train
+        self._device = own_device()
+        low = train.precision == "bf16"
+        # What is not trained is rounded for the model, and given back by `weights` as it came.
+        self._frozen = {name: p.detach() for name, p in model.named_parameters() if low and not p.requires_grad}
+        self._flat = FlatWeights(model, device=self._device, low_precision=low)
+        self._model = model.to(self._device, torch.bfloat16 if low else torch.float32)
+        self._learner: Any = Learner(self._model, objective)
+        if train.compile:
+            self._learner.compile()
+        # The gradient that the optimizer sees: in fp32, and apart from the model's where this is bf16.
+        self._sum_N = torch.zeros_like(self._flat.master_N) if low else self._flat.grads_N
+        self._optimizer = flat_optimizer(self._flat, self._sum_N, train.optimizer)
+        self._average_N = self._flat.master_N.clone() if train.ema else None
+        self._statistics = Statistics()
+        self._half_updated = False
+
+    def step(self, batches: Sequence[Batch], *, totals: Mapping[str, float], learning_rate: float) -> StepStats:
+        """See `TrainEngine`."""
+        self._refuse_half_updated()
+        self._to_training()
+        measure = self._statistics.due()
+        first = None
+        sums: list[Tensor] = []
+        for number, batch in enumerate(batches):
+            losses = self._add_gradient(batch, totals, is_first=number == 0)
+            sums.append(torch.stack([value.detach() for value in losses.values()]))
+            if measure and number == 0 and len(batches) * self._group.num_ranks > 1:
+                first = norm_of(self._sum_N)
+        if self._group.num_ranks > 1:
+            dist.all_reduce(self._sum_N)
+        norm = norm_of(self._sum_N)
+        if self._train.gradient_clip:
+            self._sum_N.mul_((self._train.gradient_clip / (norm + 1e-6)).clamp(max=1.0))
+        self._update(learning_rate)
+        norms = [norm, *([norm_of(self._flat.master_N)] if measure else []), *([] if first is None else [first])]
+        values = torch.cat([torch.stack(sums).sum(0), torch.stack(norms)]).tolist()  # waits for the device once
+        grad_norm, *measured = values[len(losses) :]
+        extra = self._measured(measured, grad_norm, share_of(batches[0], totals)) if measured else {}
+        return StepStats(dict(zip(losses, values, strict=False)), grad_norm, extra)
+
+    def evaluate(self, batch: Batch, *, outputs: bool) -> Evaluated:
+        """See `TrainEngine`."""
+        self._to_evaluation()
+        with torch.no_grad():
+            losses, found = self._learner(to_device(batch.tensors, self._device), outputs=outputs)
+        values = torch.stack(list(losses.values())).tolist()
+        return Evaluated(dict(zip(losses, values, strict=True)), to_host(found))
+
+    def outputs(self, tensors: Tensors) -> Tensors:
+        """See `TrainEngine`."""
+        self._to_evaluation()
+        with torch.no_grad():
+            _, found = self._learner(to_device(tensors, self._device), losses=False, outputs=True)
+        return to_host(found)
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """See `TrainEngine`. Buffers that a model does not keep in its own state are left out."""
+        self._to_evaluation()
+        if self._group.rank:
+            return None
+        kept = self._model.state_dict().keys()
+        whole: dict[str, Tensor] = dict(self._model.named_parameters()) | self._frozen
+        best_N = self._flat.master_N if self._average_N is None else self._average_N
+        whole |= {slot.name: value for slot, value in zip(self._flat.slots, self._flat.views(best_N), strict=True)}
+        whole |= {name: buffer for name, buffer in self._model.named_buffers() if name in kept}
+        return merged_weights(self._model, {name: _host_copy(value) for name, value in whole.items()})
+
+    def save(self, folder: Path) -> None:
+        """See `TrainEngine`. All ranks hold the same: rank 0 writes it, and any number of ranks reads it."""
+        self._refuse_half_updated()
+        if self._group.rank:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._state().items()}
+        try:
+            save_file(tensors, folder / _STATE)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error), str(folder / _STATE)) from error
+
+    def load(self, folder: Path) -> None:
+        """See `TrainEngine`."""
+        path, mine = folder / _STATE, self._state()
+        try:
+            with safe_open(path, "pt") as file:
+                if other := sorted(set(file.keys()) ^ mine.keys()):
+                    raise OSError(errno.EINVAL, f"it does not fit this job: {', '.join(other)}", str(path))
+                for name, tensor in mine.items():  # one at a time: never all of it beside what there is
+                    _fill(tensor, file.get_tensor(name), name, path)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error), str(path)) from error
+        self._to_training()
+        self._flat.show(self._flat.master_N, changed=True)
+        self._half_updated = False
+
+    def _add_gradient(self, batch: Batch, totals: Mapping[str, float], *, is_first: bool) -> Tensors:
+        """One forward and backward pass; the losses by part."""
+        grads_N = self._flat.grads_N
+        apart = grads_N is not self._sum_N
+        if is_first or apart:
+            grads_N.zero_()
+        losses: Tensors
+        losses, _ = self._learner(to_device(batch.tensors, self._device))
+        torch.stack([losses[part] / totals[part] for part in losses]).sum().backward()  # type: ignore[no-untyped-call]
+        if apart:
+            self._sum_N.copy_(grads_N) if is_first else self._sum_N.add_(grads_N)
+        return losses
+
+    def _update(self, learning_rate: float) -> None:
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = learning_rate
+        self._half_updated = True
+        self._optimizer.step()
+        self._flat.show(self._flat.master_N, changed=True)
+        if self._average_N is not None:
+            self._average_N.lerp_(self._flat.master_N, 1.0 - float(self._train.ema or 0.0))
+        self._half_updated = False
+
+    def _refuse_half_updated(self) -> None:
+        """Muon needs memory to update, and an interrupt may come at any time."""
+        if self._half_updated:
+            raise RuntimeError("the update before was cut off halfway: the weights are lost; go on from a checkpoint")
+
+    def _measured(self, measured: Sequence[float], grad_norm: float, share: float) -> dict[str, float]:
+        """Metrics of a step that is measured. Collective where it has several micro-batches."""
+        weight_norm, *first = measured
+        extra = {metrics.WEIGHT_NORM: weight_norm}
+        if not first:
+            return extra
+        # A rank that has run out of samples has no gradient of its own.
+        own = ((first[0] / share) ** 2, 1.0 / share, 1.0) if share else (0.0, 0.0, 0.0)
+        part, inverse_share, ranks = self._group.sum(*own)
+        if inverse_share > ranks:
+            self._statistics.add(part=part / ranks, inverse_share=inverse_share / ranks, whole=grad_norm**2)
+        scale = self._statistics.noise_scale()
+        return extra if scale is None else {**extra, metrics.GRADIENT_NOISE: scale}
+
+    def _to_training(self) -> None:
+        if not self._learner.training:
+            self._learner.train()
+            self._flat.show(self._flat.master_N)
+
+    def _to_evaluation(self) -> None:
+        """The averaged weights where there are any, and rank 0's buffers: each rank has made its own in training."""
+        if self._learner.training:
+            self._learner.eval()
+            if self._average_N is not None:
+                self._flat.show(self._average_N)
+            if self._group.num_ranks > 1:
+                for buffer in self._model.buffers():
+                    dist.broadcast(buffer, src=0)
+
+    def _state(self) -> Tensors:
+        """All that training goes on from, by name: the tensors themselves."""
+        found = {"weights": self._flat.master_N, "statistics": self._statistics.state}
+        if self._average_N is not None:
+            found["average"] = self._average_N
+        found |= {f"buffer.{name}": buffer for name, buffer in self._model.named_buffers()}
+        leaves = [leaf for group in self._optimizer.param_groups for leaf in group["params"]]
+        for number, leaf in enumerate(leaves):
+            state = self._optimizer.state.get(leaf, {})
+            found |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+        return found
+
+
+def _host_copy(tensor: Tensor) -> Tensor:
+    """A copy of its own on the CPU, in fp32 where it is no integer."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _fill(tensor: Tensor, found: Tensor, name: str, path: Path) -> None:
+    if tensor.shape != found.shape:
+        raise OSError(errno.EINVAL, f"{name} has {list(found.shape)} numbers, not {list(tensor.shape)}", str(path))
+    tensor.copy_(found)
