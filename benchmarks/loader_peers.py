@@ -44,6 +44,7 @@ def write_ours(folder: Path, corpus_tokens: int) -> None:
 def ours(folder: Path) -> Batches:
     from orchestrator.data.load.loader import TrainLoader
     from orchestrator.data.load.mixture import Part
+    from orchestrator.objectives.causal_lm import TokenFeed
 
     parts = [Part("train", None, sorted(folder.glob("*.arrow")))]
     loader = TrainLoader(parts, context=CONTEXT, samples_per_step=ROWS, seed=1)

@@ -81,6 +81,28 @@ def import_card(name: str, *, config: ModelConfig, head: HeadConfig, source: str
     return _card(name, head, intro, rows)
 
 
+def custom_card(
+    facts: ExportFacts, *, spelled: str, columns: Mapping[str, str], parameters: int, step: int, precision: str
+) -> str:
+    """README.md of a network of the user's own: how its class is made and given these weights."""
+    rows = {
+        "Class": f"`{spelled}`",
+        "Parameters": f"{parameters:,}",
+        "Columns": ", ".join(f"`{name}: {kind}`" for name, kind in columns.items()),
+        "Data": facts.data,
+        "Dataset": f"`{facts.dataset}`",
+        "Run": f"`{facts.run}`",
+        "Steps": f"{step:,}",
+        "Training loss": _loss(facts.train_loss, "row"),
+        "Validation loss": _loss(facts.validation_loss, "row"),
+        "Training precision": precision,
+        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(facts.versions.items())),
+    }
+    table = "\n".join(f"| {title} | {_cell(value)} |" for title, value in rows.items())
+    module, _, name = spelled.partition(":")
+    return _CUSTOM_CARD.format(name=facts.name, table=table, module=module, class_name=name)
+
+
 def _what(config: ModelConfig, head: HeadConfig) -> str:
     return f"{_USES[head.kind].is_a} in the {_LAYOUTS[config.family]} layout"
 
@@ -115,7 +137,9 @@ def _cell(value: str) -> str:
 
 
 def _loss(value: float | None, target: str) -> str:
-    return "not measured" if value is None else f"{value:.4f} nats per {target}"
+    if value is None:
+        return "not measured"
+    return f"{value:.4f} per row" if target == "row" else f"{value:.4f} nats per {target}"
 
 
 _GENERATE = """\
@@ -153,4 +177,36 @@ model = {auto_class}.from_pretrained("PATH_OF_THIS_FOLDER")
 
 No code of this folder is run, and nothing in it is a pickle. `probe.safetensors` holds prompts with the
 logits of the trainer and of these weights; Slipway computes them again before it serves or uses the model.
+"""
+
+_CUSTOM_CARD = """\
+---
+tags:
+- slipway
+---
+
+# {name}
+
+A network of its own kind, trained with Slipway. Its code is not in this folder: it is a class that you have.
+
+| | |
+|---|---|
+{table}
+
+## How to load it
+
+```python
+import json
+
+from safetensors.torch import load_file
+from {module} import {class_name}
+
+settings = json.load(open("PATH_OF_THIS_FOLDER/config.json"))["settings"]
+network = {class_name}(**settings).eval()
+network.load_state_dict(load_file("PATH_OF_THIS_FOLDER/model.safetensors"), strict=False)
+```
+
+`forward` takes a dictionary of tensors by column, rows first, and returns one with `predictions`. Nothing in this folder
+is a pickle. `probe.safetensors` holds rows with the predictions of the trainer and of these weights; Slipway computes
+them again before it serves the network.
 """

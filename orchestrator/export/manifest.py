@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,6 +12,7 @@ from orchestrator.errors import ServeError, StoreError
 from orchestrator.store import read_manifest
 
 FORMAT = 2
+_Manifest = TypeVar("_Manifest", bound="_Entry")
 
 
 class _Entry(BaseModel):
@@ -79,12 +80,56 @@ class ExportManifest(_Entry):
         return self.head.kind == "lm"
 
 
-def read_export_manifest(export: Path) -> ExportManifest:
-    """The manifest of a committed export.
+class CustomManifest(_Entry):
+    """The whole manifest of a network of the user's own."""
+
+    format: int
+    name: str
+    family: Literal["custom"]
+    origin: Literal["trained"]
+    run: str
+    dataset: str
+    step: int
+    precision: str
+    """The type it was trained in: says how near `trainer_predictions` must be."""
+    tensors: dict[str, str]
+    """SHA-256 of each tensor's bytes, by its name in model.safetensors."""
+    files: list[FileEntry]
+
+
+def is_custom(export: Path) -> bool:
+    """Whether a committed export is a network of the user's own, which `read_custom_manifest` reads.
 
     Raises:
-        StoreError: not committed, not readable, of another version, or not an export's.
+        StoreError: not committed, or not readable.
     """
+    return read_manifest(export).get("family") == "custom"
+
+
+def read_export_manifest(export: Path) -> ExportManifest:
+    """The manifest of a committed export of our families.
+
+    Raises:
+        StoreError: not committed, not readable, of another version, not an export's, or of a network of the user's own.
+    """
+    if is_custom(export):
+        raise StoreError(
+            f"{export} is a network of your own, and this needs a gpt or bert",
+            fix="serve it with `slipway serve`, or score its run with `slipway evaluate RUN`",
+        )
+    return _read(export, ExportManifest)
+
+
+def read_custom_manifest(export: Path) -> CustomManifest:
+    """The manifest of a committed export of a network of the user's own.
+
+    Raises:
+        StoreError: not committed, not readable, of another version, or of something else.
+    """
+    return _read(export, CustomManifest)
+
+
+def _read(export: Path, kind: type[_Manifest]) -> _Manifest:
     data = read_manifest(export)
     if isinstance(found := data.get("format"), int) and found != FORMAT:
         raise StoreError(
@@ -92,7 +137,7 @@ def read_export_manifest(export: Path) -> ExportManifest:
             fix=f"delete {export} and export the run again, or import its source again",
         )
     try:
-        return ExportManifest.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

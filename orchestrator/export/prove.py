@@ -8,6 +8,7 @@ Shapes: B prompts, T positions; logits are as in `compare`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, cast
@@ -97,7 +98,7 @@ def prove_export(export: Path, *, precision: Literal["fp32", "bf16"] = "fp32", d
             names the probe's prompt, the position and the difference.
     """
     manifest = read_export_manifest(export)
-    tensors = _verified_tensors(export, manifest)
+    tensors = verified_tensors(export, manifest.tensors)
     verify_folder(export)
     tokenizer = read_tokenizer(export)
     if not manifest.eos_token_id <= largest_id(tokenizer) == manifest.tokenizer_size - 1:
@@ -113,17 +114,20 @@ def prove_export(export: Path, *, precision: Literal["fp32", "bf16"] = "fp32", d
     return proven
 
 
-def _verified_tensors(export: Path, manifest: ExportManifest) -> dict[str, Tensor]:
-    """The weights, once the SHA-256 of each tensor is the manifest's."""
+def verified_tensors(export: Path, said: Mapping[str, str]) -> dict[str, Tensor]:
+    """The weights, once the SHA-256 of each tensor is what the manifest said.
+
+    Raises:
+        StoreError: one is not, or is not there, naming it.
+    """
     tensors = read_tensors(export / WEIGHTS)
-    for name in sorted(manifest.tensors.keys() | tensors.keys()):
+    for name in sorted(said.keys() | tensors.keys()):
         if name not in tensors:
             raise broken(export, f"tensor {name} is not in {WEIGHTS}")
-        if name not in manifest.tensors:
+        if name not in said:
             raise broken(export, f"tensor {name} of {WEIGHTS} is not in the manifest")
-        if (found := tensor_sha256(tensors[name])) != manifest.tensors[name]:
-            said = manifest.tensors[name]
-            raise broken(export, f"tensor {name} has SHA-256 {found[:16]}..., the manifest says {said[:16]}...")
+        if (found := tensor_sha256(tensors[name])) != said[name]:
+            raise broken(export, f"tensor {name} has SHA-256 {found[:16]}..., the manifest says {said[name][:16]}...")
     return tensors
 
 

@@ -51,16 +51,25 @@ def export_checkpoint(
     into = step_folder(run / "export", checkpoint.step)
     if is_committed(into) and is_current(into):
         return Exported(into, reused=True)
-    from orchestrator.export.write import write_export
-
     facts = _facts(job, run, checkpoint, dataset)
     alone = lock(run / "export.lock", holds=f"the export of {run.name}")
     with storage_errors(into, doing=f"exporting {run.name}"), alone:
         into.parent.mkdir(parents=True, exist_ok=True)
         sweep(into.parent, into.name)
-        write_export(checkpoint=checkpoint.path, dataset=dataset.path, into=into, facts=facts)
+        _write(job, checkpoint, dataset, into, facts)
     at_end(_track(job, run, into, checkpoint))
     return Exported(into, reused=False)
+
+
+def _write(job: JobSpec, checkpoint: Checkpoint, dataset: Dataset, into: Path, facts: ExportFacts) -> None:
+    if job.model.kind == "custom":
+        from orchestrator.export.custom import write_custom_export
+
+        write_custom_export(job=job, checkpoint=checkpoint.path, into=into, facts=facts)
+        return
+    from orchestrator.export.write import write_export
+
+    write_export(checkpoint=checkpoint.path, dataset=dataset.path, into=into, facts=facts)
 
 
 def export_run(run: Path, *, at_end: Callable[[Callable[[], None]], object]) -> Exported:
@@ -130,11 +139,13 @@ def _facts(job: JobSpec, run: Path, checkpoint: Checkpoint, dataset: Dataset) ->
     sources, progress = dataset.manifest["sources"], checkpoint.progress
     places = ", ".join(f"`{place}`" for place in [s.path for s in job.data.sources] or sources["names"])
     amount = f"{sources['files']:,} files, {sources['bytes']:,} bytes; " if sources["files"] else ""
+    rows = sum(shard["rows"] for shard in dataset.shard_rows("train")) if job.data.kind == "columns" else None
+    read = f"{dataset.tokens('train'):,} tokens" if rows is None else f"{rows:,} rows"
     return ExportFacts(
         name=job.name,
         run=run.name,
         dataset=dataset.path.name,
-        data=f"{places}: {amount}{dataset.tokens('train'):,} tokens",
+        data=f"{places}: {amount}{read}",
         tokens=progress.tokens,
         train_loss=progress.train_loss,
         validation_loss=progress.validation_loss,

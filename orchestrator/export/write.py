@@ -69,11 +69,6 @@ def _read_source(checkpoint: Path, dataset: Path) -> _Source:
     trained, data = read_manifest(checkpoint), read_manifest(dataset)
     try:
         description = json.loads((checkpoint / layout.MODEL_CONFIG).read_text(encoding="utf-8"))
-        if "custom" in description:
-            raise StoreError(
-                f"{checkpoint} is a network of your own, {description['custom']}: there is no common layout for it",
-                fix="load its model.safetensors into your class",
-            )
         head = HeadConfig.from_dict(description.pop("head"))
         source = _Source(
             checkpoint=checkpoint,

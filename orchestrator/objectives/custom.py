@@ -1,18 +1,13 @@
-"""Networks of the user's own, trained on plain columns by name.
+"""Networks of the user's own, trained on plain columns by name: the loss is what the module says.
 
-The class is made with `model.settings` as keyword arguments. Its `forward(columns)` gets a dictionary of tensors by
-column ([B] or [B, size], int64 or float) and returns one with `predictions` (rows first), and with `loss`, the mean
-over the rows, where the columns that it is told from are among them.
+What a module takes and returns stands in `export/module.py`, which makes and calls it.
 
 B rows.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,56 +17,16 @@ from torch import Tensor, nn
 from orchestrator.data.load.loader import Seen
 from orchestrator.data.load.order import Indices, SampleOrder
 from orchestrator.errors import JobError
-from orchestrator.job_model import Model
+from orchestrator.export.module import LOSS, call_module, make_module, predictions_of
 from orchestrator.objectives.protocol import Batch, Scorer, Tensors
 from orchestrator.objectives.rows import RowTable
 from orchestrator.objectives.scores.arithmetic import Series
 from orchestrator.objectives.scores.result import Scores
 
-LOSS = "loss"
-PREDICTIONS = "predictions"
+__all__ = ["ColumnExamples", "ColumnFeed", "ColumnRows", "Custom", "LossScorer", "make_module"]
 
-
-def make_module(model: Model, *, seed: int) -> nn.Module:
-    """The network that `model.class` names, with weights drawn from `seed`.
-
-    Modules are found where Python finds them, and in the folder in which the command was started.
-
-    Raises:
-        JobError: it cannot be imported or made, or is no `torch.nn.Module`.
-    """
-    spelled = str(model.class_)
-    module_name, _, class_name = spelled.partition(":")
-    try:
-        made_of = getattr(_imported(module_name), class_name)
-    except Exception as error:
-        raise JobError(
-            f"model.class {spelled} cannot be imported: {type(error).__name__}: {error}",
-            fix="name it package.module:Class, where Python finds it: installed, or below the working folder",
-        ) from error
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            made = made_of(**model.settings)
-        except Exception as error:
-            raise JobError(
-                f"model.class {spelled} cannot be made with model.settings {model.settings}: {error}",
-                fix="give the keyword arguments that its __init__ takes",
-            ) from error
-    if not isinstance(made, nn.Module):
-        raise JobError(f"model.class {spelled} is no torch.nn.Module, but {type(made).__name__}", fix="derive it so")
-    return made
-
-
-def _imported(name: str) -> Any:
-    here = str(Path.cwd())
-    if here in sys.path:
-        return importlib.import_module(name)
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(here)
+_COUNTED = "rows that count"
+"""In a batch's tensors: how many of its rows count. A rank that has run out of rows still calls the module with one."""
 
 
 class Custom:
@@ -83,42 +38,31 @@ class Custom:
         self._spelled = spelled
 
     def losses(self, model: nn.Module, tensors: Tensors) -> Tensors:
-        """As Objective."""
-        loss = self._called(model, tensors).get(LOSS)
+        """As Objective.
+
+        Raises:
+            JobError: the module returned no loss, or asks for a column that there is not.
+        """
+        loss = call_module(model, self.inputs(tensors), spelled=self._spelled).get(LOSS)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
+            what = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise JobError(
-                f"model.class {self._spelled} returned no loss: {type(loss).__name__}",
+                f"model.class {self._spelled} returned no loss, but {what}",
                 fix="let forward(columns) return {'loss': mean over the rows, 'predictions': ...} in training",
             )
-        return {LOSS: loss.float().reshape(()) * len(next(iter(tensors.values())))}
+        return {LOSS: loss.float().reshape(()) * tensors[_COUNTED]}
 
     def outputs(self, model: nn.Module, tensors: Tensors) -> Tensors:
         """As Objective: `logits` are the module's predictions."""
-        found = self._called(model, tensors).get(PREDICTIONS)
-        if not isinstance(found, Tensor):
-            raise JobError(
-                f"model.class {self._spelled} returned no predictions: {type(found).__name__}",
-                fix="let forward(columns) return {'predictions': ...} at all times",
-            )
-        return {"logits": found}
+        return {"logits": predictions_of(model, self.inputs(tensors), spelled=self._spelled)}
 
     def inputs(self, tensors: Tensors) -> Tensors:
-        """As Objective: the module picks what it reads."""
-        return dict(tensors)
+        """As Objective: all columns, since the module picks what it reads."""
+        return {name: tensor for name, tensor in tensors.items() if name != _COUNTED}
 
     def scorer(self) -> Scorer:
         """As Objective."""
         return LossScorer()
-
-    def _called(self, model: nn.Module, tensors: Tensors) -> dict[str, Any]:
-        wide = next((p.dtype for p in model.parameters()), torch.float32)
-        found = model({name: t.to(wide) if t.is_floating_point() else t for name, t in tensors.items()})
-        if not isinstance(found, dict):
-            raise JobError(
-                f"model.class {self._spelled} returned {type(found).__name__}, not a dictionary",
-                fix="let forward(columns) return {'loss': ..., 'predictions': ...}",
-            )
-        return found
 
 
 class LossScorer:
@@ -169,7 +113,9 @@ class ColumnRows:
             name: torch.from_numpy(np.stack([np.asarray(self._table.row(name, n)) for n in used]))
             for name in self._columns
         }
-        return Batch(tensors, {LOSS: count}, count)
+        # A single number of a row is a Python float by now, and those are float64.
+        tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+        return Batch({**tensors, _COUNTED: torch.tensor(count)}, {LOSS: count}, count)
 
 
 class ColumnFeed:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.job import JobSpec
+from orchestrator.plan.combine import can_shard
 from orchestrator.plan.memory import host_bytes, memory_of
 from orchestrator.plan.network import Case, Network
 from orchestrator.plan.sizes import human_bytes
@@ -92,7 +93,7 @@ def possible_stages(job: JobSpec) -> list[int]:
         or train.zero.offload.parameters == "cpu"
     ):
         first = 3
-    last = 0 if train.engine == "torch" or train.optimizer.name == "muon" else 3
+    last = 3 if can_shard(train) else 0
     return list(range(min(first, last), last + 1))
 
 
@@ -144,17 +145,12 @@ def _with_memory(choice: Choice, case: Case, room: Room) -> Choice:
 
 
 def measured_memory(case: Case, probe: Probe | None) -> Memory:
-    """The memory by formula; its peak moved by what a probe of the same workers found beside the formula."""
+    """The memory by formula; its peak moved by what a probe of the same workers and stage found beside the formula."""
     memory = memory_of(case)
-    if probe is None or probe.peak_bytes is None or probe.workers != case.workers:
+    if probe is None or probe.peak_bytes is None or (probe.workers, probe.stage) != (case.workers, case.stage):
         return memory
-    there = Case(
-        network=case.network,
-        workers=case.workers,
-        stage=case.stage,
-        micro_batch=probe.micro_batch,
-        accumulation=case.accumulation,
-    )
+    passes = -(-case.micro_batch * case.accumulation // probe.micro_batch)
+    there = replace(case, micro_batch=probe.micro_batch, accumulation=passes)
     return memory.model_copy(update={"peak": max(0, memory.peak + probe.peak_bytes - memory_of(there).peak)})
 
 

@@ -14,7 +14,9 @@ from orchestrator.plan.capacity import (
     workers_that_fit,
 )
 from orchestrator.plan.choose import Room, choose
+from orchestrator.plan.combine import pointless, require_combination
 from orchestrator.plan.network import Network, network_of
+from orchestrator.plan.sizes import human_bytes
 from orchestrator.plan.speed import cost_of, hours_of
 from orchestrator.plan.values import ClusterView, Plan, Probe
 
@@ -26,8 +28,10 @@ def make_plan(job: JobSpec, view: ClusterView, *, vocab_size: int | None = None,
     is still to be trained counts with the size the job asks for. What a `probe` measured stands in for assumptions.
 
     Raises:
-        JobError: a step has fewer samples than workers, or the tokenizer has more tokens than the model.
+        JobError: a step has fewer samples than workers, the tokenizer has more tokens than the model, or settings of
+            `train` do not go together.
     """
+    require_combination(job)
     asked = job.training.workers
     fit = workers_that_fit(asked, view)
     fits = fit >= asked.min
@@ -57,9 +61,18 @@ def make_plan(job: JobSpec, view: ClusterView, *, vocab_size: int | None = None,
         hours=hours,
         cost=cost_of(job, workers, hours),
         speed=speed,
-        why=[_workers_said(job, view, workers), *choice.why, f"time: {speed}"],
-        warnings=[*([] if fits else [shortage(job, view)]), *choice.warnings],
+        why=[_workers_said(job, view, workers), *choice.why, *_probed(probe), f"time: {speed}"],
+        warnings=[*([] if fits else [shortage(job, view)]), *pointless(job), *choice.warnings],
     )
+
+
+def _probed(probe: Probe | None) -> list[str]:
+    """What memory a probe has found, whatever the plan chose after it."""
+    if probe is None or probe.peak_bytes is None:
+        return []
+    of = "one worker alone" if probe.workers == 1 else f"each of {probe.workers} workers"
+    peak = human_bytes(probe.peak_bytes)
+    return [f"memory: {of} took {peak} in a probe, at stage {probe.stage} with a micro-batch of {probe.micro_batch}"]
 
 
 def _counts(job: JobSpec, network: Network | None) -> dict[str, Any]:

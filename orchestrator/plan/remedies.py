@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator.job_train import Train
+from orchestrator.plan.combine import can_shard
 from orchestrator.plan.memory import memory_of
 from orchestrator.plan.network import Case
 from orchestrator.plan.sizes import human_bytes
@@ -47,12 +48,12 @@ def _single(case: Case) -> Iterator[tuple[str, Case]]:
     if case.micro_batch > 1:
         passes = case.accumulation * case.micro_batch
         yield "train.micro_batch: 1", replace(case, micro_batch=1, accumulation=passes)
-    if case.workers > 1 and train.engine != "torch":
-        for stage in range(case.stage + 1, 1 if train.optimizer.name == "muon" else 4):
+    if case.workers > 1 and can_shard(train):
+        for stage in range(case.stage + 1, 4):
             yield f"train.zero.stage: {stage}", replace(case, stage=stage)
     if not train.activation_checkpointing:
         yield "train.activation_checkpointing: true", _with(case, {"activation_checkpointing": True})
-    if case.on_gpu and train.zero.offload.optimizer == "off" and train.engine != "torch":
+    if case.on_gpu and train.zero.offload.optimizer == "off" and can_shard(train):
         offload = train.zero.offload.model_copy(update={"optimizer": "cpu"})
         moved = _with(case, {"zero": train.zero.model_copy(update={"offload": offload})})
         yield "train.zero.offload.optimizer: cpu", replace(moved, stage=max(1, case.stage))

@@ -107,9 +107,7 @@ def hours_of(
     tokens = job.training.steps * job.training.batch_tokens
     if probe is not None:
         rate = probe.tokens_per_s * workers / probe.workers
-        scaled = "" if workers == probe.workers else f", scaled from {probe.workers} to {workers} workers"
-        said = f"measured by a probe of {probe.steps} steps: {rate:,.0f} tokens/s{scaled}"
-        return tokens / rate / 3600.0, said
+        return tokens / rate / 3600.0, _measured(probe, rate, workers)
     speed = speed_of(job, view)
     if network is None:
         return None, "unknown: the size of the model is"
@@ -117,6 +115,15 @@ def hours_of(
         return None, speed.source
     flops = tokens * network.executed_flops_per_token
     return flops / (speed.worker_flops * workers) / 3600.0, speed.source
+
+
+def _measured(probe: Probe, rate: float, workers: int) -> str:
+    """What a probe says of time, and what it did not see."""
+    of = " on random tokens" if probe.samples == "random" else ""
+    said = f"measured by a probe of {probe.steps} steps{of}: {rate:,.0f} tokens/s"
+    if workers == probe.workers:
+        return said
+    return f"{said}, scaled from {probe.workers} to {workers} workers without what they exchange"
 
 
 def cost_of(job: JobSpec, workers: int, hours: float | None) -> float | None:

@@ -67,10 +67,6 @@ def _moments(case: Case) -> int:
     return _MOMENTS[name] * trained
 
 
-def _average(case: Case) -> int:
-    return _MASTER * case.network.trained if case.train.ema else 0
-
-
 def _unsharded(case: Case) -> States:
     """The plain torch engine: flat vectors of weights and gradients, in fp32 and (bf16) in what is computed with.
 
@@ -81,9 +77,10 @@ def _unsharded(case: Case) -> States:
     low = c < _MASTER
     frozen = _MASTER * (whole - trained) if low else 0
     gradients = c * trained + (_MASTER * trained if low else 0)
+    average = _MASTER * trained if case.train.ema else 0
     return States(
         weights=c * whole + (0 if case.on_gpu else frozen),
-        optimizer=_MASTER * _moments(case) + (_MASTER * trained if low else 0) + _average(case),
+        optimizer=_MASTER * _moments(case) + (_MASTER * trained if low else 0) + average,
         standing=gradients,
         reduced=gradients,
         stepping=gradients + _update(case, trained),
@@ -107,7 +104,7 @@ def _share(numbers: int, case: Case) -> int:
 
 def _optimizer(case: Case) -> int:
     """Moments and the fp32 copy, which DeepSpeed makes of fp32 weights too: (4 + 4 moments) Q / n."""
-    return _MASTER * (_share(_moments(case), case) + _share(case.network.trained, case)) + _average(case)
+    return _MASTER * (_share(_moments(case), case) + _share(case.network.trained, case))
 
 
 def _sharded(case: Case) -> States:

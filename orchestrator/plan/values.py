@@ -54,11 +54,15 @@ class Probe(Section):
     steps: Positive
     """How many were timed."""
     workers: Positive
+    stage: int = Field(ge=0, le=3)
+    """Of ZeRO."""
     micro_batch: Positive
     tokens_per_s: float = Field(gt=0.0)
-    """Of all workers together."""
+    """Of all workers together, counted as the job counts: a sample is as many as the context, padding included."""
     peak_bytes: Positive | None = None
     """Highest memory of a worker above what the process held before the engine was built."""
+    samples: Literal["dataset", "random"] = "dataset"
+    """The job's own, or random tokens in full rows."""
 
 
 class Memory(Section):

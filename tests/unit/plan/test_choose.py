@@ -199,7 +199,7 @@ def test_a_probes_peak_moves_the_formulas(tiny_job: MakeJob) -> None:
     plain = make_plan(job, gpus())
     assert plain.memory_per_worker is not None
     measured = plain.memory_per_worker.peak + 10**9
-    probe = Probe(steps=5, workers=8, micro_batch=16, tokens_per_s=1e6, peak_bytes=measured)
+    probe = Probe(steps=5, workers=8, stage=2, micro_batch=16, tokens_per_s=1e6, peak_bytes=measured)
     plan = make_plan(job, gpus(), probe=probe)
     assert plan.memory_per_worker is not None
     assert plan.memory_per_worker.peak == measured

@@ -107,11 +107,13 @@ def test_the_jobs_own_speed_counts_on_cpus(tiny_job: MakeJob) -> None:
 def test_a_probe_stands_in_for_the_assumption(tiny_job: MakeJob) -> None:
     view = ClusterView(nodes=[Node(cpus=4)])
     job = tiny_job("train.workers={min: 4}", "train.steps=100", "train.batch_tokens=1280", "cluster.cpu_hour_price=1")
-    probe = Probe(steps=7, workers=2, micro_batch=4, tokens_per_s=64.0)
+    probe = Probe(steps=7, workers=2, stage=2, micro_batch=4, tokens_per_s=64.0)
     plan = make_plan(job, view, probe=probe)
     assert plan.hours == pytest.approx(128_000 / (2 * 64.0) / 3600)
     assert plan.cost == pytest.approx(plan.hours * 4)
-    assert plan.speed == "measured by a probe of 7 steps: 128 tokens/s, scaled from 2 to 4 workers"
+    assert plan.speed == (
+        "measured by a probe of 7 steps: 128 tokens/s, scaled from 2 to 4 workers without what they exchange"
+    )
     assert f"time: {plan.speed}" in plan.why
 
 
