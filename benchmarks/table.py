@@ -18,8 +18,16 @@ def read(name: str) -> dict[str, Any]:
     return found
 
 
+def read_if_there(name: str) -> dict[str, Any] | None:
+    """Of a benchmark that has not run everywhere yet."""
+    return read(name) if (HERE / "results" / f"{name}.json").is_file() else None
+
+
 def tables() -> Iterator[str]:
     yield from start()
+    yield from orchestration()
+    yield from training()
+    yield from scaling()
     yield from loader()
     yield from prepare()
     yield from resume()
@@ -32,6 +40,54 @@ def start() -> Iterator[str]:
     yield "| command | s, median | runs |\n|---|---|---|"
     for name, spans in found["to_first_step_s"].items():
         yield f"| {name} | {statistics.median(spans):.1f} | {len(spans)} |"
+    yield ""
+
+
+def orchestration() -> Iterator[str]:
+    if not (found := read_if_there("orchestration")):
+        return
+    yield f"### C2: cost of the loop around a step ({found['machine']}; {found['clock']} time)\n"
+    yield "| loop | ms a step | bare loop | cost ms | spread | runs |\n|---|---|---|---|---|---|"
+    for name, row in found["rows"].items():
+        low, high = row["spread_ms"]
+        yield (
+            f"| {name} | {row['ms_a_step']} | {row['bare_ms_a_step']} | {row['cost_ms']} | {low} to {high} "
+            f"| {row['runs']} |"
+        )
+    yield ""
+
+
+def training() -> Iterator[str]:
+    if not (found := read_if_there("training")):
+        return
+    limits = ", ".join(f"{case} {limit}" for case, limit in found["matmul_gflops_per_s"].items())
+    yield f"### C3: training ({found['machine']}; {found['clock']} time counts; matrix products in GFLOP/s: {limits})\n"
+    yield "| what | tokens/s, wall | spread | CPU ms a step | spread | of the products | warm-up s | peak MB | runs |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, row in found["rows"].items():
+        if row["void"]:
+            yield f"| {name} | void: losses are {row['losses_apart']} apart | | | | | | | |"
+            continue
+        low, high = row["tokens_per_s_spread"]
+        least, most = row["cpu_ms_spread"]
+        yield (
+            f"| {name} | {row['tokens_per_s']:,} | {low:,} to {high:,} | {row['cpu_ms_a_step']} | {least} to {most} "
+            f"| {row['of_matmul_percent']} % | {row['warm_up_s']} | {row['peak_mb']:,} | {row['runs']} |"
+        )
+    yield ""
+
+
+def scaling() -> Iterator[str]:
+    if not (found := read_if_there("scaling")):
+        return
+    yield f"### C4: one worker and two ({found['machine']}; bf16, a thread and 8 samples a worker)\n"
+    yield "| engine | ms, 1 worker | ms, 2 workers | efficiency | peak MB, 1 | peak MB, 2 | runs |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, row in found["rows"].items():
+        yield (
+            f"| {name} | {row['ms_1']} | {row['ms_2']} | {row['efficiency_percent']} % | {row['peak_mb_1']:,} "
+            f"| {row['peak_mb_2']:,} | {row['runs']} |"
+        )
     yield ""
 
 

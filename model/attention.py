@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.cache import LayerCache
 from model.config import ModelConfig
+from model.cpu_attention import cpu_attention
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and signed sines, fp32, [T, 1, K] or [B, T, 1, K]: they broadcast over heads."""
@@ -92,14 +93,27 @@ class Attention(nn.Module):
         if past is not None:
             k_BSGK, v_BSGK = past.extend(k_BSGK, v_BSGK)
             mask_B1TS = past.mask_B1TS
-        y_BHTK = F.scaled_dot_product_attention(
-            q_BTHK.transpose(1, 2),
-            k_BSGK.transpose(1, 2),
-            v_BSGK.transpose(1, 2),
-            attn_mask=mask_B1TS,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal and mask_B1TS is None,
-            enable_gqa=self.grouped,
-        )
+        q_BHTK, k_BGSK, v_BGSK = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
+        dropout = self.dropout if self.training else 0.0
+        causal = self.causal and mask_B1TS is None
+        if past is None and not dropout and _suits_cpu_attention(q_BHTK):
+            shared = q_BHTK.shape[1] // k_BGSK.shape[1]
+            k_BHSK, v_BHSK = (x.repeat_interleave(shared, 1) if shared > 1 else x for x in (k_BGSK, v_BGSK))
+            y_BHTK = cpu_attention(q_BHTK, k_BHSK, v_BHSK, mask_B1TS, causal)
+        else:
+            y_BHTK = F.scaled_dot_product_attention(
+                q_BHTK,
+                k_BGSK,
+                v_BGSK,
+                attn_mask=mask_B1TS,
+                dropout_p=dropout,
+                is_causal=causal,
+                enable_gqa=self.grouped,
+            )
         y_BTD: Tensor = self.out(y_BHTK.transpose(1, 2).flatten(2))
         return y_BTD
+
+
+def _suits_cpu_attention(q_BHTK: Tensor) -> bool:
+    """In fp32, and where nothing is to be differentiated, torch's own is as fast."""
+    return q_BHTK.device.type == "cpu" and q_BHTK.dtype == torch.bfloat16 and q_BHTK.requires_grad

@@ -118,7 +118,9 @@ def print_rows(rows: list[dict[str, Any]], leave_out: tuple[str, ...] = ()) -> N
         _out.print("none")
         return
     names = [name for name in rows[0] if name not in leave_out]
-    table = Table(*names)
+    table = Table()
+    for name in names:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(_number(row.get(name)) for name in names))
     _out.print(table)

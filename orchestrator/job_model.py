@@ -32,7 +32,8 @@ class Model(Section):
     vocab_size: Positive | None = None
     """Rows of the token table; null: the tokenizer's size."""
     positions: Literal["rope", "learned", "sinusoidal"] | None = None
-    """Null: llama `rope`, the others `learned`; `sinusoidal` (Vaswani et al. 2017) is a choice of gpt2 and bert."""
+    """How places are told apart; null: llama `rope`, the others `learned`; gpt2 and bert also take `sinusoidal`
+    (Vaswani et al. 2017)."""
     dropout: Fraction = 0.0
     rope_theta: float = Field(default=10000.0, gt=0.0)
     norm_eps: float | None = Field(default=None, gt=0.0)

@@ -157,7 +157,7 @@ class Lora(Section):
     """The update is scaled by alpha / rank."""
     dropout: Fraction = 0.0
     targets: list[str] = []
-    """Names of the linear layers, such as `q` and `v`; empty: all in the blocks."""
+    """Names of the linear layers, such as `q` and `v`; empty: all in the blocks. An encoder's head learns besides."""
 
 
 class Preference(Section):
@@ -171,14 +171,17 @@ class Train(Section):
     """Optimisation."""
 
     objective: Objective | None = None
-    """Null: what `data.kind` and `model.kind` stand for: text is causal-lm for gpt and masked-lm for bert."""
+    """What is learned; null: what `data.kind` and `model.kind` stand for: of text causal-lm for gpt, masked-lm for
+    bert."""
     from_: str | None = Field(default=None, alias="from")
-    """Where the weights come from: a run, an export, or a Hugging Face folder; null: they are drawn."""
+    """Where the weights come from: a run (its newest checkpoint), an export, or a Hugging Face folder; null: they are
+    drawn."""
     lora: Lora | None = None
     """null: all weights are trained."""
     steps: Positive
     batch_tokens: Positive
-    """Target tokens of one step over all workers: a multiple of the context, the same on any number of workers."""
+    """Target tokens of one step over all workers: a multiple of the context, the same on any number of workers. Divided
+    by the context it is the number of samples, of labelled rows too."""
     micro_batch: Positive | None = None
     """Samples in one forward pass of one worker; null: chosen by the plan, and halved where memory runs out."""
     optimizer: Optimizer = Optimizer()
@@ -190,15 +193,16 @@ class Train(Section):
     masking: Masking = Masking()
     preference: Preference = Preference()
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """Decay of a moving average of the weights, which is what is evaluated and exported; null: none."""
+    """Decay of a moving average of the weights, which is what is evaluated and exported; null: none. ZeRO stage 0
+    only."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     zero: Zero = Zero()
     engine: Literal["auto", "deepspeed", "torch"] = "auto"
-    """`torch` does stage 0 without DeepSpeed's hooks; auto: it, where the stage is 0."""
+    """`torch` does stage 0 without DeepSpeed's hooks; auto: it, where the stage is 0 and the precision not fp16."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     compile: bool = False
-    """`torch.compile` of the blocks: worth its minute of start-up in longer runs."""
+    """`torch.compile` of the network and its loss: worth its minute of start-up in longer runs."""
     seed: NotNegative = 0
     workers: Workers = Workers()
     checkpoint: Checkpoint = Checkpoint()
@@ -212,6 +216,8 @@ class Train(Section):
             raise ValueError("precision fp16 needs GPUs (workers.gpus); on a CPU use bf16")
         if self.engine == "torch" and self.zero.stage not in (0, "auto"):
             raise ValueError(f"engine torch shards nothing: zero.stage {self.zero.stage} needs deepspeed")
+        if self.engine == "torch" and self.precision == "fp16":
+            raise ValueError("engine torch scales no losses: precision fp16 needs deepspeed")
         if self.optimizer.name == "muon" and self.zero.stage not in (0, "auto"):
             raise ValueError(f"optimizer muon needs whole matrices: zero.stage 0 or auto, not {self.zero.stage}")
         return self

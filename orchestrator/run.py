@@ -82,9 +82,9 @@ def refuse_early(job: JobSpec, store: Store, session: Session, until: Stage) -> 
     require_capacity(job, view)
     make_plan(job, view, vocab_size=given_vocabulary(job))
     origin_of_job(job, store)
-    if until == "serve" and job.model.kind != "gpt":
+    if until == "serve" and job.model.kind not in ("gpt", "custom"):
         raise JobError(
-            f"the job {job.name} trains model.kind {job.model.kind}, and only decoders (gpt) are served",
+            f"the job {job.name} trains model.kind {job.model.kind}; what is served is gpt and custom",
             fix="add --until export",
         )
     if until == "serve" and session.address is None:
@@ -196,9 +196,9 @@ def serve_stage(
     service = deploy(export, settings=job.serve, model_name=job.name, port=job.serve.port)
     try:
         # Not greedy: a small model left to its favourite token says little else. The seed keeps it repeatable.
-        outcome.samples = ask(
-            service, job.serve.probe_prompts, max_tokens=_sample_tokens(job), temperature=0.7, seed=job.training.seed
-        )
+        if job.model.kind == "gpt":  # of others `deploy` has had the probe predicted
+            most, seed = _sample_tokens(job), job.training.seed
+            outcome.samples = ask(service, job.serve.probe_prompts, max_tokens=most, temperature=0.7, seed=seed)
         outcome.stages["serve"] = "done"
         while_serving(service, outcome)
     finally:

@@ -15,6 +15,8 @@ from model.generate import generate, sample
 from model.gpt import GPT
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.tokens.chat import ChatTemplate
+from orchestrator.data.values import RowError
+from orchestrator.errors import JobError
 from orchestrator.job import JobSpec
 
 _MOST_TOKENS = 64
@@ -64,6 +66,9 @@ def _prompt_ids(prompt: str, job: JobSpec, tokenizer: Tokenizer, facts: Mapping[
         bos_token=facts["bos_token"],
         eos_token=facts["eos_token"],
     )
-    text = chat.render([{"role": "user", "content": prompt}], add_generation_prompt=True)
+    try:
+        text = chat.render([{"role": "user", "content": prompt}], add_generation_prompt=True)
+    except RowError as error:
+        raise JobError(f"serve.probe_prompts {prompt!r}: {error}", fix="write the user's words alone") from None
     tokenizer.encode_special_tokens = False
     return list(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -18,11 +18,11 @@ from orchestrator.data.sources.listing import list_sources
 from orchestrator.errors import DataError, JobError, StoreError
 from orchestrator.export.folder import TOKENIZER, build_model, read_tensors
 from orchestrator.export.manifest import ExportManifest, read_export_manifest
+from orchestrator.export.module import load_weights, make_module
 from orchestrator.export.prove import prove_export
 from orchestrator.export.stage import chosen_checkpoint, export_at
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
-from orchestrator.objectives.custom import make_module
 from orchestrator.runfolder import read_run
 from orchestrator.status import dataset_identity
 from orchestrator.store import Store, is_committed
@@ -80,8 +80,7 @@ def _network(checkpoint: Checkpoint, job: JobSpec) -> tuple[nn.Module, ModelConf
     weights = read_tensors(checkpoint.path / layout.WEIGHTS)
     if job.model.kind == "custom":
         module = make_module(job.model, seed=job.training.seed)
-        module.load_state_dict(weights)
-        return module.eval().requires_grad_(False), None, None
+        return load_weights(module, weights, origin=checkpoint.path), None, None
     try:
         description = json.loads((checkpoint.path / layout.MODEL_CONFIG).read_text(encoding="utf-8"))
         head = HeadConfig.from_dict(description.pop("head"))

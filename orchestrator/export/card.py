@@ -206,7 +206,7 @@ network = {class_name}(**settings).eval()
 network.load_state_dict(load_file("PATH_OF_THIS_FOLDER/model.safetensors"), strict=False)
 ```
 
-`forward` takes a dictionary of tensors by column, rows first, and returns one with `predictions`. Nothing in this folder
-is a pickle. `probe.safetensors` holds rows with the predictions of the trainer and of these weights; Slipway computes
-them again before it serves the network.
+`forward` takes a dictionary of tensors by column, rows first, and returns one with `predictions`. Nothing in this
+folder is a pickle. `probe.safetensors` holds rows with the predictions of the trainer and of these weights; Slipway
+computes them again before it serves the network.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.checkpoint.layout import step_folder
-from orchestrator.checkpoint.reader import Checkpoint, best_checkpoint
+from orchestrator.checkpoint.reader import Checkpoint, best_checkpoint, committed_steps, read_progress
 from orchestrator.data.dataset import Dataset, open_dataset
 from orchestrator.errors import StoreError
 from orchestrator.export.manifest import is_current
@@ -120,11 +120,15 @@ def write_gguf_beside(made: Exported) -> Path:
 
 
 def newest_export(run: Path) -> Path:
-    """The committed export of a run's latest step.
+    """The committed export of a run's best step, where a metric has chosen one; else of its latest.
 
     Raises:
         StoreError: there is none.
     """
+    saved = committed_steps(run)
+    best = read_progress(saved[-1]).best_step if saved else None
+    if best is not None and is_committed(chosen := step_folder(run / "export", best)):
+        return chosen
     found = sorted(p for p in (run / "export").glob("step-*") if is_committed(p))
     if not found:
         raise StoreError(
@@ -139,8 +143,8 @@ def _facts(job: JobSpec, run: Path, checkpoint: Checkpoint, dataset: Dataset) ->
     sources, progress = dataset.manifest["sources"], checkpoint.progress
     places = ", ".join(f"`{place}`" for place in [s.path for s in job.data.sources] or sources["names"])
     amount = f"{sources['files']:,} files, {sources['bytes']:,} bytes; " if sources["files"] else ""
-    rows = sum(shard["rows"] for shard in dataset.shard_rows("train")) if job.data.kind == "columns" else None
-    read = f"{dataset.tokens('train'):,} tokens" if rows is None else f"{rows:,} rows"
+    train = dataset.manifest["splits"]["train"]
+    read = f"{train['documents']:,} rows" if job.data.kind == "columns" else f"{train['tokens']:,} tokens"
     return ExportFacts(
         name=job.name,
         run=run.name,

@@ -14,6 +14,7 @@ from torch import nn
 
 from model.loss import IGNORED_TARGET, projected_cross_entropy
 from orchestrator.data.load.loader import Seen, TrainLoader
+from orchestrator.data.load.order import Indices
 from orchestrator.data.load.stream import Ids, Samples
 from orchestrator.objectives.language import LanguageScorer, TokenBytes
 from orchestrator.objectives.protocol import Batch, Scorer, Tensors
@@ -84,6 +85,10 @@ class TokenFeed:
         if first == last:
             return no_tokens(self._loader.context)
         return next_token_batch(self._loader.read(step, first, last))
+
+    def samples(self, step: int) -> Indices:
+        """As Feed."""
+        return self._loader.sample_ids(step, 0, self.samples_per_step)
 
     def totals(self, step: int) -> Mapping[str, int]:
         """As Feed: every sample has as many targets as its context."""

@@ -174,6 +174,10 @@ class ChatFeed:
         before = (step - 1) * self.samples_per_step
         return self._rows.read(self._order.between(before + first, before + last))
 
+    def samples(self, step: int) -> Positions:
+        """As Feed: bins."""
+        return self._order.between((step - 1) * self.samples_per_step, step * self.samples_per_step)
+
     def totals(self, step: int) -> Mapping[str, int] | None:
         """As Feed: not known, because how much of a bin is learned stands in its rows."""
         return None

@@ -101,6 +101,10 @@ class MaskedFeed:
         samples = self._loader.sample_ids(step, first, last)
         return masked_batch(self._framing.framed(ids_BR), samples, places, self._masking)
 
+    def samples(self, step: int) -> Indices:
+        """As Feed."""
+        return self._loader.sample_ids(step, 0, self.samples_per_step)
+
     def totals(self, step: int) -> None:
         """As Feed: how many tokens are hidden depends on the words."""
 

@@ -150,6 +150,11 @@ class PairFeed:
         found = self._mixture.numbers(places)
         return self._pairs.read(self._mixture.at(places), found.numbers // self._pairs.counts[found.parts])
 
+    def samples(self, step: int) -> Indices:
+        """As Feed."""
+        places = np.arange((step - 1) * self.samples_per_step, step * self.samples_per_step)
+        return (self._mixture or self._order).at(places)
+
     def totals(self, step: int) -> None:
         """As Feed: how many tokens are hidden depends on the words."""
 

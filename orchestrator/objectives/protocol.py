@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from orchestrator.data.load.loader import Seen
+from orchestrator.data.load.order import Indices
 from orchestrator.objectives.scores.result import Scores
 
 Tensors = dict[str, Tensor]
@@ -86,6 +87,10 @@ class Feed(Protocol):
 
     def read(self, step: int, first: int, last: int) -> Batch:
         """Samples [first, last) of step 1, 2, ...; where there are none, a batch that counts nothing."""
+        ...
+
+    def samples(self, step: int) -> Indices:
+        """The numbers of a step's samples, over all ranks: what to look at when something is wrong with them."""
         ...
 
     def totals(self, step: int) -> Mapping[str, int] | None:

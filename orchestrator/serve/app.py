@@ -14,10 +14,13 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from orchestrator.export.custom import prove_custom
+from orchestrator.export.manifest import is_custom
 from orchestrator.export.prove import ProvenModel, load_proven
 from orchestrator.job import Serve
 from orchestrator.serve.completion import Served
 from orchestrator.serve.engine import Engine
+from orchestrator.serve.predict import ServedNetwork, build_predict_app
 from orchestrator.serve.routes import HEALTH_TIMEOUT_S, build_app
 from orchestrator.serve.sequence import Sampling, Sequence
 from orchestrator.store import MARKER
@@ -59,6 +62,27 @@ class Replica:
         await self._served.engine.check(timeout_s=HEALTH_TIMEOUT_S)
 
 
+@serve.ingress()
+class Predictor:
+    """One copy of a network of the user's own. Not ready before the export is proven in this very process."""
+
+    def __init__(self, export: str, settings: dict[str, Any], model_name: str) -> None:
+        """Raises StoreError or ServeError, which fails the deployment, as `prove_custom`."""
+        asked = Serve.model_validate(settings)
+        torch.set_num_threads(asked.cpus)
+        network = prove_custom(Path(export), precision=asked.precision, device="cuda" if asked.gpus else "cpu")
+        created = int((Path(export) / MARKER).stat().st_mtime)
+        self._served = ServedNetwork(name=model_name, network=network, created=created)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Ray Serve asks for the routes once the replica stands."""
+        return build_predict_app(self._served)
+
+    async def check_health(self) -> None:
+        """Ray Serve replaces a replica for which this raises: one whose network predicts no more."""
+        await self._served.check(timeout_s=HEALTH_TIMEOUT_S)
+
+
 def _warm(proven: ProvenModel) -> None:
     """The first passes allocate and choose kernels: not at a client's expense."""
     sequence = Sequence(proven, [proven.eos_id], Sampling(max_tokens=_WARM_TOKENS, temperature=0.0))
@@ -87,7 +111,7 @@ def build_application(export: Path, *, settings: Serve, model_name: str) -> Appl
             )
         }
     deployment: Any = serve.deployment(  # Any: its stub knows the decorator's form only
-        Replica,
+        Predictor if is_custom(export) else Replica,
         name="model",
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
         max_ongoing_requests=slots,

@@ -18,6 +18,7 @@ from ray import serve
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from orchestrator.errors import CapacityError, ServeError
+from orchestrator.export.manifest import is_custom
 from orchestrator.job import Serve
 from orchestrator.serve.processes import HOST, check_port, port_is_free
 
@@ -49,11 +50,11 @@ def prove(export: Path, settings: Serve) -> None:
     """Prove an export in this process: Serve would try replica after replica, and hide the reason in its logs.
 
     Raises:
-        StoreError, ServeError: as `load_proven`.
+        StoreError, ServeError: as `prove_to_serve`.
     """
-    from orchestrator.export.prove import load_proven
+    from orchestrator.export.custom import prove_to_serve
 
-    load_proven(export, precision=settings.precision)
+    prove_to_serve(export, precision=settings.precision)
 
 
 def deploy(export: Path, *, settings: Serve, model_name: str, port: int, proof: Future[None] | None = None) -> Service:
@@ -86,7 +87,8 @@ def deploy(export: Path, *, settings: Serve, model_name: str, port: int, proof: 
         _deploy_proven(export, settings, service)
         starting.result()
         _wait_until(_is_running, _READY_LIMIT_S, "no replica is ready")
-        _wait_until(lambda: _answers(service), _ANSWER_LIMIT_S, f"port {port} does not answer")
+        question = _question(export, service)
+        _wait_until(lambda: _answers(service, *question), _ANSWER_LIMIT_S, f"port {port} does not answer")
     return service
 
 
@@ -172,12 +174,21 @@ def _last_error(message: str) -> str:
     return flush_left[-1] if flush_left else message
 
 
-def _answers(service: Service) -> bool:
-    """One token, all the way. Right after the deployment Serve's proxy does not know the route yet."""
+def _question(export: Path, service: Service) -> tuple[str, str]:
+    """Path and body of a request that asks for little, and goes all the way: one token, or the probe's predictions."""
+    if not is_custom(export):
+        return "/v1/completions", json.dumps({"model": service.model, "prompt": "", "max_tokens": 1, "temperature": 0})
+    from orchestrator.export.custom import probe_rows
+
+    columns = {name: rows.tolist() for name, rows in probe_rows(export).items()}
+    return "/v1/predict", json.dumps({"model": service.model, "columns": columns})
+
+
+def _answers(service: Service, path: str, body: str) -> bool:
+    """Whether it answers. Right after the deployment Serve's proxy does not know the route yet."""
     connection = http.client.HTTPConnection(HOST, service.port, timeout=_ANSWER_LIMIT_S)
-    body = json.dumps({"model": service.model, "prompt": "", "max_tokens": 1, "temperature": 0})
     try:
-        connection.request("POST", "/v1/completions", body)
+        connection.request("POST", path, body)
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False

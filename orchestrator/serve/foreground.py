@@ -67,9 +67,9 @@ def _watch() -> None:
 def _prove(export: Path, settings: Serve) -> None:
     # Not through `deploy`: that imports ray.serve, which the main thread is importing. A signal that is raised there
     # in the middle would leave this thread waiting for the import's lock, and the process for this thread.
-    from orchestrator.export.prove import load_proven
+    from orchestrator.export.custom import prove_to_serve
 
-    load_proven(export, precision=settings.precision)
+    prove_to_serve(export, precision=settings.precision)
 
 
 @contextmanager

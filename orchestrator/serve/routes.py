@@ -47,12 +47,12 @@ def build_app(served: Served) -> FastAPI:
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        prepared = await completion.prepare(parse_completion_request(await _read_body(request)), served)
+        prepared = await completion.prepare(parse_completion_request(await read_body(request)), served)
         if prepared.request.stream:
             return StreamingResponse(_events(prepared), media_type="text/event-stream")
         return JSONResponse((await completion.whole(prepared)).model_dump())
 
-    _answer_errors(app)
+    answer_errors(app)
     return app
 
 
@@ -60,7 +60,7 @@ def _card(served: Served) -> ModelCard:
     return ModelCard(id=served.name, created=served.created)
 
 
-async def _read_body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """The body, refused as soon as it is too large."""
     body = bytearray()
     async for chunk in request.stream():
@@ -81,7 +81,7 @@ async def _events(prepared: Prepared) -> AsyncGenerator[str, None]:
         yield f"data: {json.dumps(ApiError(str(error), status=500).body())}\n\n"
 
 
-def _answer_errors(app: FastAPI) -> None:
+def answer_errors(app: FastAPI) -> None:
     """Every error in OpenAI's form, none with a traceback."""
 
     @app.exception_handler(ApiError)

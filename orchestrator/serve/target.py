@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.errors import StoreError
-from orchestrator.export.manifest import read_export_manifest, require_decoder
+from orchestrator.export.manifest import is_custom, read_custom_manifest, read_export_manifest, require_decoder
 from orchestrator.export.stage import export_at, newest_export
 from orchestrator.job import Serve
 from orchestrator.job_file import load_job
@@ -29,9 +29,17 @@ def find_export(store: Store, asked: str) -> tuple[Path, Serve, str]:
         export = newest_export(run)
     elif (export.parent.parent / "job.yaml").is_file():
         run = export.parent.parent
-    manifest = read_export_manifest(export)
-    require_decoder(export, manifest)
+    name = _servable(export)
     if run is None:
-        return export, Serve(), manifest.name
+        return export, Serve(), name
     job = load_job(run / "job.yaml")
     return export, job.serve, job.name
+
+
+def _servable(export: Path) -> str:
+    """The name of what can be served: a decoder, or a network of the user's own."""
+    if is_custom(export):
+        return read_custom_manifest(export).name
+    manifest = read_export_manifest(export)
+    require_decoder(export, manifest)
+    return manifest.name

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from orchestrator.checkpoint.layout import Progress, is_due
 from orchestrator.data.load.loader import Seen
-from orchestrator.data.load.order import deal, micro_batches
+from orchestrator.data.load.order import Indices, deal, micro_batches
 from orchestrator.data.load.prefetch import Prefetcher
 from orchestrator.errors import TrainError
 from orchestrator.job_train import Train
@@ -21,6 +21,8 @@ from orchestrator.train.engine.protocol import StepStats, TrainEngine
 from orchestrator.train.group import TorchGroup
 from orchestrator.train.schedule import learning_rate
 from orchestrator.train.selection import judged
+
+_NAMED = 16
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class _StepData:
     batches: list[Batch]
     totals: Mapping[str, int] | None
     """Targets of the whole step by part; None where the ranks have to add them up."""
+    samples: Indices
+    """Their numbers, over all ranks."""
     seen: dict[str, Seen]
     """How far each part of a mixture is after the step."""
     read_bytes: int
@@ -110,7 +114,7 @@ class Loop:
         losses, tokens, stop = self._add_up(data, stats, totals)
         ended_at = self.clock()
         loss = sum(losses.values())
-        self._refuse_non_finite(step, loss)
+        self._refuse_non_finite(step, loss, data)
         scores = self._evaluate(step)
         done: dict[str, Any] = {
             "step": step,
@@ -170,19 +174,29 @@ class Loop:
         batches = [
             self.feed.read(step, first, last) for first, last in micro_batches(*share, self.batching.accumulation)
         ]
-        return _StepData(batches, self.feed.totals(step), self.feed.seen(step), self.feed.bytes_read - read_before)
+        return _StepData(
+            batches=batches,
+            totals=self.feed.totals(step),
+            samples=self.feed.samples(step),
+            seen=self.feed.seen(step),
+            read_bytes=self.feed.bytes_read - read_before,
+        )
 
     def _evaluate(self, step: int) -> Scores | None:
         if self.evaluate is None or not is_due(step, last=self.train.steps, every=self.train.evaluate.every_steps):
             return None
         return self.evaluate()
 
-    def _refuse_non_finite(self, step: int, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainError(
-                f"the loss of step {step} is {loss}",
-                fix="lower train.optimizer.learning_rate or lengthen the warm-up, then run the same command again",
-            )
+    def _refuse_non_finite(self, step: int, loss: float, data: _StepData) -> None:
+        if math.isfinite(loss):
+            return
+        named = ", ".join(map(str, data.samples[:_NAMED].tolist()))
+        more = f" and {len(data.samples) - _NAMED} more" if len(data.samples) > _NAMED else ""
+        raise TrainError(
+            f"the loss of step {step} is {loss}; its samples are {named}{more}",
+            fix="lower train.optimizer.learning_rate or lengthen the warm-up, then run the same command again; "
+            "in step 1 look at the samples and at train.from",
+        )
 
 
 def _parts_line(seen: dict[str, Seen]) -> dict[str, float]:

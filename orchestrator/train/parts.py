@@ -18,10 +18,13 @@ from orchestrator.checkpoint.origin import Origin, require_unchanged
 from orchestrator.checkpoint.writer import CheckpointWriter
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.splits import VALIDATION
+from orchestrator.errors import JobError
+from orchestrator.export.module import describe
 from orchestrator.job import JobSpec
 from orchestrator.objectives.custom import make_module
 from orchestrator.objectives.preference import FrozenCopy
 from orchestrator.objectives.protocol import Feed, Tensors
+from orchestrator.objectives.scores.direction import DIRECTIONS
 from orchestrator.objectives.scores.result import Scores
 from orchestrator.objectives.task import make_examples, make_feed, make_head, make_task
 from orchestrator.plan import Plan
@@ -100,6 +103,10 @@ def assemble(
         reference = adapters_off if train.lora else FrozenCopy(model)
     objective = make_task(job, dataset, reference=reference).objective
     feed = make_feed(job, dataset, leases)
+    best = train.evaluate.best
+    if best is not None and best not in DIRECTIONS:
+        known = ", ".join(sorted(DIRECTIONS))
+        raise JobError(f"train.evaluate.best is {best}, which is no metric", fix=f"name one of {known}")
     engine = make_engine(
         model,
         objective,
@@ -116,7 +123,9 @@ def assemble(
             evaluate, engine, objective, examples, group=group, micro_batch=batching.micro_batch, max_samples=most
         )
     batch = feed.read(1, 0, min(_PROBE_SAMPLES, feed.samples_per_step))
-    probe = {name: _cut(name, tensor) for name, tensor in objective.inputs(batch.tensors).items()}
+    probe = objective.inputs(batch.tensors)
+    if job.model.kind != "custom":
+        probe = {name: _cut(name, tensor) for name, tensor in probe.items()}
     return Parts(job, group, engine, feed, scores, batching, description, probe, stage)
 
 
@@ -137,7 +146,7 @@ def make_model(job: JobSpec, dataset: Dataset, origin: Origin | None) -> tuple[n
     train = job.training
     if job.model.kind == "custom":
         made = make_module(job.model, seed=train.seed)
-        return made, {"custom": job.model.class_, "settings": job.model.settings}
+        return made, describe(job.model, made)
     config, head = job.model.config(dataset.vocab_size), make_head(job, dataset)
     model = build(config, head).initialise(train.seed)
     if origin is not None:

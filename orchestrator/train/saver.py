@@ -80,14 +80,17 @@ class Saver:
             CapacityError: it was written by another number of workers.
         """
         world_size = checkpoint.manifest["world_size"]
-        if world_size != self._group.num_ranks:
+        if world_size != self._group.num_ranks and not self._engine.portable:
             raise CapacityError(
                 f"the checkpoint {checkpoint.path.name} was written by {world_size} worker(s), "
                 f"this attempt has {self._group.num_ranks}",
-                fix=f"set train.workers.max={world_size} and run where so many fit",
+                fix=f"set train.workers.max={world_size} and run where so many fit (stage 0 goes on with any number)",
             )
         self._engine.load(checkpoint.path / layout.STATE_FOLDER)
-        state = load_file(checkpoint.path / layout.rng_file(self._group.rank))
+        random_state = checkpoint.path / layout.rng_file(self._group.rank)
+        if not random_state.is_file():  # a rank that was not there goes on from its own seed
+            return checkpoint.progress
+        state = load_file(random_state)
         torch.set_rng_state(state["torch_cpu"])
         if "torch_cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["torch_cuda"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -23,11 +24,13 @@ import torch
 
 from orchestrator import identity
 from orchestrator.attempts import Attempt, writing_run
+from orchestrator.checkpoint import layout
 from orchestrator.checkpoint.layout import Progress, is_due
 from orchestrator.checkpoint.origin import Origin
 from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint, read_checkpoint
 from orchestrator.data.dataset import Dataset, open_dataset
 from orchestrator.errors import OutOfMemoryError, SlipwayError, TrainError
+from orchestrator.export.module import say_if_source_changed
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
 from orchestrator.runfolder import (
@@ -79,6 +82,9 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
         startup.mark("engine_s")
         progress = parts.saver(run, attempt).restore(checkpoint) if checkpoint else Progress()
         startup.mark("restore_s")
+        if checkpoint and job.model.kind == "custom" and group.rank == 0:
+            before = json.loads((checkpoint.path / layout.MODEL_CONFIG).read_text(encoding="utf-8"))
+            say_if_source_changed(before, parts.description, since=checkpoint.path.name)
         with _hooks(run, job, dataset, attempt=attempt, parts=parts, resumed=checkpoint, startup=startup) as hooks:
             loop = Loop(parts.engine, group, job.training, parts.batching, parts.feed, parts.evaluate, hooks)
             with _smaller_where_memory_ends(run, parts.batching):

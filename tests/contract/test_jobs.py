@@ -34,7 +34,8 @@ def test_every_job_plans(path: Path, slipway: Slipway) -> None:
     if load_job(path).train is None:
         assert (document["plan"], list(document["stages"])) == (None, ["prepare"])
         return
-    assert document["plan"]["parameters"] > 0
+    if load_job(path).model.kind != "custom":  # whose weights nobody can count beforehand
+        assert document["plan"]["parameters"] > 0
     assert next(iter(document["stages"])) == "prepare"
 
 

@@ -13,7 +13,10 @@ ROOT = Path(__file__).parents[2]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 OURS = sorted(p for top in ("orchestrator", "model") for p in (ROOT / top).rglob("*.py"))
-SOURCES = [*OURS, *sorted(p for top in ("tests", "benchmarks", "scripts") for p in (ROOT / top).rglob("*.py"))]
+SOURCES = [
+    *OURS,
+    *sorted(p for top in ("tests", "benchmarks", "examples", "scripts") for p in (ROOT / top).rglob("*.py")),
+]
 UNIT_TESTS = sorted((ROOT / "tests" / "unit").rglob("test_*.py"))
 ACROSS_MODULES = {
     "train/test_gradients.py": "shares, micro-batches, weights and the model together",

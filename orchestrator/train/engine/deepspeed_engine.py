@@ -33,6 +33,8 @@ class DeepSpeedEngine:
         stage: of ZeRO, decided by the plan.
     """
 
+    portable = False
+
     def __init__(
         self,
         model: nn.Module,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from orchestrator.errors import JobError
 from orchestrator.job_train import Train
 from orchestrator.objectives.protocol import Objective
 from orchestrator.train.engine.protocol import TrainEngine
@@ -23,7 +24,10 @@ def make_engine(
 ) -> TrainEngine:
     """The engine of a rank; `stage` of ZeRO is the plan's. DeepSpeed is imported where it is needed only."""
     if uses_torch(train, stage):
-        return TorchEngine(model, objective, train, group=group)
+        try:
+            return TorchEngine(model, objective, train, group=group)
+        except ValueError as error:
+            raise JobError(str(error), fix="choose another train.optimizer, or other layers to train") from None
     from orchestrator.train.engine.deepspeed_engine import DeepSpeedEngine
 
     return DeepSpeedEngine(

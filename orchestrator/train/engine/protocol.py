@@ -40,6 +40,9 @@ class Evaluated:
 class TrainEngine(Protocol):
     """Every method is collective: all ranks call it, in the same order."""
 
+    portable: bool
+    """Whether any number of ranks can load what it saved."""
+
     def step(self, batches: Sequence[Batch], *, totals: Mapping[str, float], learning_rate: float) -> StepStats:
         """Accumulate the gradients of all micro-batches, reduce them over ranks, and update the weights.
 

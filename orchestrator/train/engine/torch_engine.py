@@ -48,6 +48,8 @@ class TorchEngine:
         ValueError: nothing of the model is trained, or the optimizer does not fit the model.
     """
 
+    portable = True
+
     def __init__(self, model: nn.Module, objective: Objective, train: Train, *, group: TorchGroup) -> None:
         self._group, self._train = group, train
         self._device = own_device()

@@ -1,0 +1,1 @@
+"""Networks of one's own, each trained by a job file: `transactions`, `digits`, `recommender`."""
