@@ -72,8 +72,10 @@ def plan(
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Declare a cluster: memory of each node, such as 512GB.")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Declare a cluster: its nodes.")] = 1,
+    take_probe: Annotated[bool, typer.Option("--probe", help="Make a few real steps on this machine first.")] = False,
+    probe_steps: Annotated[int, typer.Option(min=1, help="Of --probe: steps to time, after a warm-up.")] = 8,
 ) -> None:
-    """Say what a job would do: workers, steps, size, and which stages are done. Starts nothing.
+    """Say what a job would do: workers, memory, time, price, and which stages are done. Without --probe starts nothing.
 
     Example:  slipway plan jobs/gpt-124m.yaml --gpus 8 --gpu-memory 80GB
     """
@@ -95,7 +97,12 @@ def plan(
             memory_bytes=parse_bytes(memory) if memory else None,
             gpu_name=gpu_name,
         )
-    made = make_plan(spec, view, vocab_size=given_vocabulary(spec)) if spec.train else None
+    measured = None
+    if take_probe and spec.train:
+        from orchestrator.train.probe import probe
+
+        measured = probe(spec, view, store=store_at(store), steps=probe_steps)
+    made = make_plan(spec, view, vocab_size=given_vocabulary(spec), probe=measured) if spec.train else None
     now = standing(spec, store_at(store))
     document = {
         **(made.summary() if made else {}),

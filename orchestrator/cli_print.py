@@ -43,7 +43,7 @@ def _print_numbers(plan: dict[str, Any]) -> None:
         "training": f"{plan['steps']:,} steps, {plan['total_tokens']:,} tokens ({plan['warmup_tokens']:,} warm-up)",
         "compute": f"{plan['training_flops']:.2e} FLOPs" if plan["training_flops"] else "unknown",
         "memory": _memory(plan),
-        "time": f"{plan['hours']:,.1f} hours" if plan["hours"] is not None else "unknown",
+        "time": _time(plan["hours"]),
         "cost": f"{plan['cost']:,.2f}" if plan["cost"] is not None else "unknown",
         "rests on": plan["speed"],
     }
@@ -52,6 +52,12 @@ def _print_numbers(plan: dict[str, Any]) -> None:
     _out.print(numbers)
     for why in plan["why"]:
         _out.print(f"- {why}", markup=False)
+
+
+def _time(hours: float | None) -> str:
+    if hours is None:
+        return "unknown"
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
 
 
 def _memory(plan: dict[str, Any]) -> str:

@@ -202,7 +202,7 @@ class Train(Section):
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     compile: bool = False
-    """`torch.compile` of the network and its loss: worth its minute of start-up in longer runs."""
+    """`torch.compile` of the network and its loss: worth its minute of start-up in longer runs on GPUs."""
     seed: NotNegative = 0
     workers: Workers = Workers()
     checkpoint: Checkpoint = Checkpoint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.data.load.order import deal, micro_batches
+from orchestrator.errors import JobError
 from orchestrator.objectives.protocol import Examples, Objective
 from orchestrator.objectives.scores.result import Scores
 from orchestrator.train.engine.protocol import TrainEngine
@@ -27,4 +28,11 @@ def evaluate(
         found = engine.evaluate(batch, outputs=scorer.needs_outputs)
         if last > first:
             scorer.add(batch, found.losses, found.outputs)
-    return scorer.result(group.gather(scorer.state()))
+    states = group.gather(scorer.state())
+    try:
+        return scorer.result(states)
+    except ValueError as error:
+        raise JobError(
+            f"the split cannot be scored: {error}",
+            fix="raise model.context if it cuts off what is learned, or look at the split: slipway data sample DATASET",
+        ) from None

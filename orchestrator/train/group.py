@@ -40,6 +40,9 @@ class TorchGroup:
         return [float(s) for s in sums]
 
 
+_made_local_rank = False
+
+
 def join_group() -> TorchGroup:
     """Join the group that Ray Train or torchrun has prepared; alone, a group of one is made."""
     if not dist.is_initialized():
@@ -47,7 +50,9 @@ def join_group() -> TorchGroup:
         if "RANK" in os.environ:
             dist.init_process_group(backend)
         else:
-            os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
+            global _made_local_rank  # noqa: PLW0603 - what is set here is taken back by `leave_group`
+            _made_local_rank = "LOCAL_RANK" not in os.environ
+            os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
             # In this process's memory: nothing listens, and any number of such runs get along.
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     return TorchGroup()
@@ -57,3 +62,5 @@ def leave_group() -> None:
     """End the group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    if _made_local_rank:
+        os.environ.pop("LOCAL_RANK", None)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orchestrator.errors import JobError
 from orchestrator.job_train import Train
 from orchestrator.objectives.protocol import Batch, Objective, Tensors
 from orchestrator.store import as_disk_error
@@ -47,6 +48,7 @@ class DeepSpeedEngine:
         accumulation: int,
     ) -> None:
         deepspeed = import_deepspeed()
+        _require_nvme(train)
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         self._group, self._stage = group, stage
         self._device = own_device()
@@ -152,6 +154,19 @@ class DeepSpeedEngine:
             if isinstance(tensor, Tensor):
                 return tensor
         return parameter.data
+
+
+def _require_nvme(train: Train) -> None:
+    """Refuse NVMe offload where DeepSpeed cannot have the operator that reads and writes beside the computation."""
+    if "nvme" not in (train.zero.offload.optimizer, train.zero.offload.parameters):
+        return
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible():
+        raise JobError(
+            "train.zero.offload to nvme needs DeepSpeed's async_io, which cannot be built here",
+            fix="install libaio with its headers, or offload to cpu",
+        )
 
 
 class _RecordingSaver:
