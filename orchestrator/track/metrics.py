@@ -23,6 +23,9 @@ CHECKPOINT_STALL = "time/checkpoint_stall_s"
 PART_TOKENS = "data/tokens/NAME"
 PART_EPOCH = "data/epoch/NAME"
 PART_LOSS = "train/loss/NAME"
+MFU = "train/mfu"
+MFU_OF_PRODUCT = "train/mfu_of_product"
+PEAK_MEMORY = "memory/peak_bytes"
 GRADIENT_NOISE = "train/grad_noise_scale"
 WEIGHT_NORM = "train/weight_norm"
 EVAL_LOSS = "eval/loss"
@@ -45,6 +48,12 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
         "s",
         "time that the checkpoint after the step before held up this one; absent if there was none",
     ),
+    MFU: (
+        "",
+        "FLOPs of the step by the peak that cluster.worker_flops states (Chowdhery et al. 2022); absent without it",
+    ),
+    MFU_OF_PRODUCT: ("", "the same by what a product of matrices reached on worker 0 when the attempt began"),
+    PEAK_MEMORY: ("bytes", "most memory that worker 0 has held: of its GPU, or resident"),
     GRADIENT_NOISE: (
         "batches",
         "gradient noise scale (McCandlish et al. 2018) by the step's batch: well above 1, a larger batch would pay; "

@@ -47,10 +47,12 @@ from orchestrator.track.metric_log import MetricLog, read_metrics
 from orchestrator.track.progress import say
 from orchestrator.track.tracker import NoTracker, Tracker, redact
 from orchestrator.track.wandb import RunIdentity, open_tracker
+from orchestrator.train.engine.devices import own_device
 from orchestrator.train.group import TorchGroup, join_group, leave_group
 from orchestrator.train.loop import Batching, Loop
 from orchestrator.train.parts import Beginning, Parts, assemble
 from orchestrator.train.saver import Saver
+from orchestrator.train.utilisation import Utilisation, measured_product_flops
 
 
 def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: float | None = None) -> Progress:
@@ -147,11 +149,14 @@ class _RankHooks:
     """Dataset and tokenizer, for the checkpoints' manifests."""
     log: MetricLog | None
     tracker: Tracker
+    utilisation: Utilisation | None = None
 
     def on_step(self, line: dict[str, Any]) -> None:
         """See `Hooks`."""
         if self.log is None:
             return
+        if self.utilisation is not None:
+            line |= self.utilisation.line(line[metrics.TOKENS_PER_S])
         self.log.append(line)
         self.tracker.log(line)
         step = line[metrics.STEP]
@@ -199,7 +204,13 @@ def _hooks(
     )
     tracker = _tracker(run, job, dataset)
     try:
-        yield _RankHooks(run, job, attempt, saver, origin, log, tracker)
+        utilisation = Utilisation(
+            flops_per_token=read_plan(run).flops_per_token,
+            workers=parts.group.num_ranks,
+            stated_flops=job.cluster.worker_flops,
+            product_flops=measured_product_flops(job.training, own_device()),
+        )
+        yield _RankHooks(run, job, attempt, saver, origin, log, tracker, utilisation)
         tracker.summarize(_summary(run))
     finally:
         log.close()
