@@ -96,10 +96,9 @@ class Attention(nn.Module):
         q_BHTK, k_BGSK, v_BGSK = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
         dropout = self.dropout if self.training else 0.0
         causal = self.causal and mask_B1TS is None
-        if past is None and not dropout and _suits_cpu_attention(q_BHTK):
-            shared = q_BHTK.shape[1] // k_BGSK.shape[1]
-            k_BHSK, v_BHSK = (x.repeat_interleave(shared, 1) if shared > 1 else x for x in (k_BGSK, v_BGSK))
-            y_BHTK = cpu_attention(q_BHTK, k_BHSK, v_BHSK, mask_B1TS, causal)
+        # Grouped heads would have to be repeated, and kept so for the backward pass.
+        if past is None and not dropout and not self.grouped and _suits_cpu_attention(q_BHTK):
+            y_BHTK = cpu_attention(q_BHTK, k_BGSK, v_BGSK, mask_B1TS, causal)
         else:
             y_BHTK = F.scaled_dot_product_attention(
                 q_BHTK,

@@ -171,16 +171,18 @@ def _end(chosen: list[Record]) -> None:
             kill_marked(record.mark)
     for record in chosen:
         if not _wait_gone(record, _STOP_LIMIT_S):
-            kill_marked(record.mark)
-            if not _wait_gone(record, _KILL_LIMIT_S):
+            if not _wait_gone(record, _KILL_LIMIT_S, kill=True):
                 raise ServeError(f"processes {marked(record.mark)} of port {record.port} do not end")
         remove_ray_folders(record.pid)
         records.remove_dead(record.port)
 
 
-def _wait_gone(record: Record, limit_s: float) -> bool:
+def _wait_gone(record: Record, limit_s: float, *, kill: bool = False) -> bool:
+    """Whether nothing of it is left in time. `kill`: again and again, since a process may be born while others die."""
     deadline = time.monotonic() + limit_s
     while marked(record.mark):
+        if kill:
+            kill_marked(record.mark)
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_S)

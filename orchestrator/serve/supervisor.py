@@ -6,6 +6,7 @@ has seen it ready. On stdout: one JSON line, {"ready": ...} or {"error": ...}. S
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from orchestrator.job import Serve
 from orchestrator.serve import records
 from orchestrator.serve.detached import KEEP
 from orchestrator.serve.foreground import serve_foreground
-from orchestrator.serve.processes import kill_marked, remove_ray_folders
+from orchestrator.serve.processes import kill_marked, marked, remove_ray_folders
 from orchestrator.serve.records import Record
 
 if TYPE_CHECKING:
@@ -47,7 +48,19 @@ def main() -> int:
         return error.exit_code
     except Interrupted as interrupt:
         return 128 + interrupt.signum
+    finally:
+        _end_descendants(record.mark)
     return 0
+
+
+def _end_descendants(mark: str) -> None:
+    """End what Ray left: a process that it was starting when it was stopped is born after its farewell."""
+    ends_at = time.monotonic() + _END_LIMIT_S
+    while (left := [pid for pid in marked(mark) if pid != os.getpid()]) and time.monotonic() < ends_at:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def _supervise(record: Record, settings: Serve, report: TextIO) -> None:
