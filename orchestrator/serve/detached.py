@@ -170,9 +170,8 @@ def _end(chosen: list[Record]) -> None:
         else:
             kill_marked(record.mark)
     for record in chosen:
-        if not _wait_gone(record, _STOP_LIMIT_S):
-            if not _wait_gone(record, _KILL_LIMIT_S, kill=True):
-                raise ServeError(f"processes {marked(record.mark)} of port {record.port} do not end")
+        if not _wait_gone(record, _STOP_LIMIT_S) and not _wait_gone(record, _KILL_LIMIT_S, kill=True):
+            raise ServeError(f"processes {marked(record.mark)} of port {record.port} do not end")
         remove_ray_folders(record.pid)
         records.remove_dead(record.port)
 

@@ -29,8 +29,8 @@ def marked(mark: str) -> list[int]:
 
 
 def kill_marked(mark: str) -> None:
-    """SIGKILL to all of them."""
-    for pid in marked(mark):
+    """SIGKILL to all of them, to this process last: it must live to kill the others."""
+    for pid in sorted(marked(mark), key=lambda pid: pid == os.getpid()):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

@@ -247,7 +247,7 @@ def test_an_altered_export_is_refused_with_the_supervisors_error(state: Path, ex
 def names_of(pid: int) -> str:
     """Its command line; empty for one that has just ended."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text()[:200]
+        return Path(f"/proc/{pid}/cmdline").read_text().strip("\0")[:200]
     return ""
 
 

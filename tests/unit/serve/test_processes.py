@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -72,3 +73,21 @@ def test_what_a_killed_supervisor_left_is_named_as_connect_names_it() -> None:
     left.mkdir()
     remove_ray_folders(pid)
     assert not left.exists()
+
+
+def test_a_process_that_is_marked_itself_kills_the_others_first() -> None:
+    """Children that it starts have higher numbers, so that it would come before them."""
+    code = """
+import subprocess, sys
+from orchestrator.serve.processes import kill_marked
+for _ in range(3):
+    subprocess.Popen(["sleep", "60"])
+kill_marked(sys.argv[1])
+"""
+    mark = f"mark-of-{os.getpid()}"
+    done = subprocess.run([sys.executable, "-c", code, mark], env={**os.environ, MARK: mark}, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    ends_at = time.monotonic() + 10
+    while marked(mark):
+        assert time.monotonic() < ends_at
+        time.sleep(0.02)
