@@ -252,7 +252,8 @@ def names_of(pid: int) -> str:
 
 
 STARTER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from pathlib import Path
 from orchestrator.job import Serve
 from orchestrator.serve.detached import start_detached
