@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.connect import Session
 from orchestrator.data.sources.listing import list_sources
-from orchestrator.errors import DataError, JobError
+from orchestrator.errors import JobError
 from orchestrator.identity import run_hash
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
 from orchestrator.plan import STAGES, Stage, make_plan, require_capacity
 from orchestrator.runfolder import create_run
-from orchestrator.status import dataset_identity, given_vocabulary, origin_of_job
+from orchestrator.status import dataset_identity, given_vocabulary, origin_of_job, prepared_dataset
 from orchestrator.store import Store, is_committed
 from orchestrator.track.progress import say
 
@@ -82,7 +82,7 @@ def refuse_early(job: JobSpec, store: Store, session: Session, until: Stage) -> 
     require_capacity(job, view)
     make_plan(job, view, vocab_size=given_vocabulary(job))
     origin_of_job(job, store)
-    if until == "serve" and job.model.kind not in ("gpt", "custom"):
+    if until == "serve" and not job.model.is_served:
         raise JobError(
             f"the job {job.name} trains model.kind {job.model.kind}; what is served is gpt and custom",
             fix="add --until export",
@@ -124,16 +124,12 @@ def sample_order(job: JobSpec, *, store: Store, steps: str, workers: int) -> lis
         DataError: the dataset is not prepared.
     """
     from orchestrator.data.dataset import open_dataset
-    from orchestrator.data.show import order
+    from orchestrator.objectives.order import order
 
     first, _, last = steps.partition(":")
     if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise JobError(f"--steps {steps!r} is no range of steps", fix="write FIRST:LAST, such as 0:10")
-    identity = dataset_identity(job, list_sources(job.data, environment()), store)
-    path = store.dataset(job.name, identity)
-    if not is_committed(path):
-        raise DataError(f"the dataset of {job.name} is not prepared in {store.root}", fix="run `slipway prepare` first")
-    dataset = open_dataset(path, verify=False)
+    dataset = open_dataset(prepared_dataset(job, store), verify=False)
     return list(order(job, dataset, first=int(first), last=int(last), workers=workers))
 
 

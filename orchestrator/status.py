@@ -53,6 +53,18 @@ def dataset_identity(job: JobSpec, listing: Listing, store: Store) -> str:
     return dataset_hash(job, listing.rows(), sha256, against=against, template_sha256=template_sha256)
 
 
+def prepared_dataset(job: JobSpec, store: Store) -> Path:
+    """The folder of a job's dataset.
+
+    Raises:
+        DataError: it is not prepared.
+    """
+    path = store.dataset(job.name, dataset_identity(job, list_sources(job.data, environment()), store))
+    if not is_committed(path):
+        raise DataError(f"the dataset of {job.name} is not prepared in {store.root}", fix="run `slipway prepare` first")
+    return path
+
+
 def _given_tokenizer_sha256(path: str) -> str:
     """Of the file, or of all that is read of a Hugging Face folder."""
     place = Path(path)
@@ -111,7 +123,8 @@ def _later_stages(job: JobSpec, store: Store, identity: str) -> list[StageStatus
         origin = origin_of_job(job, store)
     except SlipwayError as error:
         return [
-            StageStatus(stage=name, status="unknown", detail=error.message) for name in ("train", "export", "serve")
+            StageStatus(stage=name, status="unknown", detail=error.message)
+            for name in ("train", "export", *_served(job))
         ]
     run = store.run(job.name, run_hash(job, identity, origin=origin.identity if origin else None))
     begun = committed_steps(run)
@@ -122,7 +135,7 @@ def _later_stages(job: JobSpec, store: Store, identity: str) -> list[StageStatus
     return [
         StageStatus(stage="train", status="done" if ended else "todo", path=store.relative(run), detail=detail),
         StageStatus(stage="export", status=_status(export), path=store.relative(export)),
-        StageStatus(stage="serve", status="todo"),
+        *(StageStatus(stage=name, status="todo") for name in _served(job)),
     ]
 
 
@@ -170,4 +183,8 @@ def _status(folder: Path) -> Any:
 def _unknown(job: JobSpec, reason: str) -> Standing:
     names: tuple[Stage, ...] = ("prepare", "train", "export") if job.train else ("prepare",)
     stages = [StageStatus(stage=name, status="unknown", detail=reason) for name in names]
-    return Standing([*stages, *([StageStatus(stage="serve", status="todo")] if job.train else [])], [reason])
+    return Standing([*stages, *(StageStatus(stage=name, status="todo") for name in _served(job))], [reason])
+
+
+def _served(job: JobSpec) -> list[Stage]:
+    return ["serve"] if job.train is not None and job.model.is_served else []

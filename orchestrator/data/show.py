@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from orchestrator.data.dataset import Dataset, open_dataset
-from orchestrator.data.load.loader import TrainLoader
-from orchestrator.data.load.order import deal, permute
+from orchestrator.data.load.order import permute
 from orchestrator.data.reading import read_back
-from orchestrator.data.shelf import parts_at_hand
 from orchestrator.data.splits import TRAIN
 from orchestrator.errors import DataError, JobError
-from orchestrator.job import JobSpec
 from orchestrator.store import Store, is_committed, verify_folder
 
 
@@ -127,20 +123,3 @@ def sample(dataset: Dataset, *, split: str, count: int, seed: int) -> list[dict[
         document = next(itertools.islice(read_back(dataset, rows[shard]), number - starts[shard], None))
         found.append({"shard": rows[shard]["path"], "position": number - starts[shard], **document.shown()})
     return found
-
-
-def order(job: JobSpec, dataset: Dataset, *, first: int, last: int, workers: int) -> Iterator[dict[str, Any]]:
-    """The sample ids that each rank reads in steps [first, last), counted from 0."""
-    samples_per_step = job.training.batch_tokens // job.model.context
-    with parts_at_hand(dataset, TRAIN, job.data) as parts:
-        loader = TrainLoader(
-            parts,
-            context=job.model.context,
-            samples_per_step=samples_per_step,
-            seed=job.training.seed,
-            curriculum=job.data.curriculum,
-        )
-        for step in range(first, last):
-            ids = loader.sample_ids(step + 1, 0, samples_per_step)
-            cuts = [deal(len(ids), rank, workers) for rank in range(workers)]
-            yield {"step": step, "ranks": [ids[a:b].tolist() for a, b in cuts]}

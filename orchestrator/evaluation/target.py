@@ -14,18 +14,16 @@ from model.config import HeadConfig, ModelConfig
 from orchestrator.checkpoint import layout
 from orchestrator.checkpoint.reader import Checkpoint
 from orchestrator.data.dataset import Dataset, open_dataset
-from orchestrator.data.sources.listing import list_sources
-from orchestrator.errors import DataError, JobError, StoreError
+from orchestrator.errors import JobError, StoreError
 from orchestrator.export.folder import TOKENIZER, build_model, read_tensors
 from orchestrator.export.manifest import ExportManifest, read_export_manifest
 from orchestrator.export.module import load_weights, make_module
 from orchestrator.export.prove import prove_export
-from orchestrator.export.stage import chosen_checkpoint, export_at
+from orchestrator.export.stage import chosen_checkpoint, export_at, named_run
 from orchestrator.job import JobSpec
-from orchestrator.job_file import environment
 from orchestrator.runfolder import read_run
-from orchestrator.status import dataset_identity
-from orchestrator.store import Store, is_committed
+from orchestrator.status import prepared_dataset
+from orchestrator.store import Store
 
 
 @dataclass(frozen=True)
@@ -60,15 +58,10 @@ def find_target(store: Store, asked: str, job: JobSpec | None) -> Target:
 
 
 def _of_run(store: Store, asked: str, job: JobSpec | None) -> Target:
-    try:
-        run = store.find_run(asked)
-    except StoreError as error:
-        raise StoreError(
-            error.message, fix="give a run, or the folder of an export; `slipway runs` lists them"
-        ) from None
+    run = named_run(store, asked)
     own, dataset = read_run(run)
     checkpoint = chosen_checkpoint(run)
-    data = open_dataset(dataset) if job is None else _prepared(store, job)
+    data = open_dataset(dataset) if job is None else open_dataset(prepared_dataset(job, store))
     model, config, head = _network(checkpoint, own)
     if job is not None and config is not None:
         _require_fit(job, data, config, (dataset / TOKENIZER).read_text(encoding="utf-8"))
@@ -96,7 +89,7 @@ def _of_export(store: Store, export: Path, job: JobSpec | None) -> Target:
     manifest = read_export_manifest(export)
     run = _run_of(store, export, manifest)
     if job is not None:
-        data = _prepared(store, job)
+        data = open_dataset(prepared_dataset(job, store))
     elif run is not None:
         job, dataset = read_run(run)
         data = open_dataset(dataset)
@@ -118,15 +111,6 @@ def _run_of(store: Store, export: Path, manifest: ExportManifest) -> Path | None
         return None
     candidates = (export.parent.parent, store.runs / str(manifest.run))
     return next((run for run in candidates if (run / "job.yaml").is_file()), None)
-
-
-def _prepared(store: Store, job: JobSpec) -> Dataset:
-    """The dataset of a job."""
-    identity = dataset_identity(job, list_sources(job.data, environment()), store)
-    path = store.dataset(job.name, identity)
-    if not is_committed(path):
-        raise DataError(f"the dataset of {job.name} is not prepared in {store.root}", fix="run `slipway prepare` first")
-    return open_dataset(path)
 
 
 def _require_fit(job: JobSpec, dataset: Dataset, config: ModelConfig, tokenizer: str) -> None:

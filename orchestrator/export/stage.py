@@ -102,6 +102,20 @@ def export_at(store: Store, asked: str) -> Path | None:
     return None
 
 
+def named_run(store: Store, asked: str) -> Path:
+    """The run that was named where an export could have been, once `export_at` has found none.
+
+    Raises:
+        StoreError: there is no such run either.
+    """
+    try:
+        return store.find_run(asked)
+    except StoreError as error:
+        raise StoreError(
+            error.message, fix="give a run, or the folder of an export; `slipway runs` lists them"
+        ) from None
+
+
 def write_gguf_beside(made: Exported) -> Path:
     """An export as a GGUF file, `step-N.gguf` beside its folder, which stays as its manifest says. Made once.
 

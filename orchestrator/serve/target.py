@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.errors import StoreError
 from orchestrator.export.manifest import is_custom, read_custom_manifest, read_export_manifest, require_decoder
-from orchestrator.export.stage import export_at, newest_export
+from orchestrator.export.stage import export_at, named_run, newest_export
 from orchestrator.job import Serve
 from orchestrator.job_file import load_job
 from orchestrator.store import Store
@@ -20,12 +19,7 @@ def find_export(store: Store, asked: str) -> tuple[Path, Serve, str]:
     """
     export, run = export_at(store, asked), None
     if export is None:
-        try:
-            run = store.find_run(asked)
-        except StoreError as error:
-            raise StoreError(
-                error.message, fix="give a run, or the folder of an export; `slipway runs` lists them"
-            ) from None
+        run = named_run(store, asked)
         export = newest_export(run)
     elif (export.parent.parent / "job.yaml").is_file():
         run = export.parent.parent

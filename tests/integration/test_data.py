@@ -20,8 +20,9 @@ from orchestrator.data.find import find
 from orchestrator.data.load.stream import TokenStream, samples_in
 from orchestrator.data.reading import read_back
 from orchestrator.data.shelf import parts_at_hand
-from orchestrator.data.show import order, sample, show, verify
+from orchestrator.data.show import sample, show, verify
 from orchestrator.errors import DataError
+from orchestrator.objectives.order import order
 from orchestrator.run import prepare_only, sample_order
 from orchestrator.store import Store
 

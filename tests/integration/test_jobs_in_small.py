@@ -16,7 +16,7 @@ from orchestrator.evaluation.evaluate import evaluate_target
 from orchestrator.export.stage import export_run
 from orchestrator.job import JobSpec
 from orchestrator.job_file import load_job
-from orchestrator.run import prepare_only
+from orchestrator.run import prepare_only, sample_order
 from orchestrator.store import Store
 from orchestrator.train.group import TorchGroup, join_group, leave_group
 from orchestrator.train.worker import run_worker
@@ -114,6 +114,9 @@ def test_in_small_it_is_prepared_trained_exported_and_evaluated(
     monkeypatch.chdir(ROOT)
     prepare_only(in_small(path), store=store, session=session)
     (run,) = store.runs.iterdir()
+    (alone_row,) = sample_order(in_small(path), store=store, steps="0:1", workers=1)
+    (row,) = sample_order(in_small(path), store=store, steps="0:1", workers=2)
+    assert row["ranks"][0] + row["ranks"][1] == alone_row["ranks"][0] != []
     with writing_run(run) as attempt:
         progress = run_worker(run, attempt=attempt, group=alone)
     assert progress.step == STEPS
