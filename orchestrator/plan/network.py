@@ -42,13 +42,12 @@ class Network:
     @property
     def parameters(self) -> int:
         """P, adapters included."""
-        adapters = self._adapters if self.train.lora else 0
-        return self.config.parameters + self.config.head_parameters(self.head, self.labels) + adapters
+        return self.config.parameters + self._head + self._adapters
 
     @property
     def trained(self) -> int:
-        """Q: all, or those of the adapters."""
-        return self._adapters if self.train.lora else self.parameters
+        """Q: all, or those of the adapters and of an encoder's head."""
+        return self._adapters + self._head if self.train.lora else self.parameters
 
     @property
     def projected(self) -> bool:
@@ -66,8 +65,12 @@ class Network:
         return 2 if self.objective == "preference" else 1
 
     @property
+    def _head(self) -> int:
+        return self.config.head_parameters(self.head, self.labels)
+
+    @property
     def _adapters(self) -> int:
-        """r (inputs + outputs) for each targeted layer (Hu et al. 2021)."""
+        """r (inputs + outputs) for each targeted layer (Hu et al. 2021); 0 without LoRA."""
         lora, layers = self.train.lora, _linear_layers(self.config)
         if lora is None:
             return 0

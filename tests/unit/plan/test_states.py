@@ -7,8 +7,12 @@ from itertools import pairwise
 
 import pytest
 
+from model.config import LABELLED, HeadConfig
+from model.families import build
+from orchestrator.job_train import Lora
 from orchestrator.plan.network import Case
 from orchestrator.plan.states import States, states
+from orchestrator.train.lora import add_adapters
 
 MakeCase = Callable[..., Case]
 
@@ -91,6 +95,16 @@ def test_lora_trains_its_adapters_alone(case: MakeCase) -> None:
     assert states(lora).optimizer < states(plain).optimizer / 500
     every = case("llama-7b", lora={"rank": 1}).network.trained
     assert every == 32 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
+
+
+@pytest.mark.parametrize("objective", ["masked-lm", "classification", "token-classification", "question-answering"])
+def test_lora_of_an_encoder_trains_what_the_engine_trains(case: MakeCase, objective: str) -> None:
+    sizes = {"model_layers": 2, "model_width": 32, "model_heads": 2, "model_hidden": 64, "model_vocab_size": 99}
+    planned = case("bert-base", objective=objective, lora={"rank": 4}, **sizes).network
+    labels = ("a", "b") if planned.head in LABELLED else ()
+    model = add_adapters(build(planned.config, HeadConfig(planned.head, labels)), Lora(rank=4), seed=0)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert (planned.trained, planned.parameters) == (learning, sum(p.numel() for p in model.parameters()))
 
 
 def test_an_average_of_the_weights_is_a_copy_in_fp32(case: MakeCase) -> None:
