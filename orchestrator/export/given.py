@@ -9,23 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from model.config import HeadConfig, ModelConfig
-from model.huggingface import from_hf_config, from_hf_state, head_from_hf_config
 from orchestrator.data.tokens import facts as tokenizers
 from orchestrator.errors import DataError, StoreError
 from orchestrator.export.contents import ROLES, SpecialToken, special_tokens
-from orchestrator.export.folder import CONFIG, TOKENIZER, WEIGHTS
+from orchestrator.export.folder import CONFIG, TOKENIZER
+from orchestrator.export.given_weights import read_json, read_network, read_tensors, under_our_names, weight_files
 
-INDEX = "model.safetensors.index.json"
 GENERATION = "generation_config.json"
 _MAPS = ("special_tokens_map.json", "tokenizer_config.json")
 """The second wins, as in transformers."""
 _OPTIONAL = (*_MAPS, GENERATION, "chat_template.jinja")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -69,7 +65,7 @@ def source_files(folder: Path) -> list[Path]:
             fix="save it with `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`, or copy the model's own",
         )
     optional = [folder / name for name in _OPTIONAL if (folder / name).is_file()]
-    return [folder / CONFIG, folder / TOKENIZER, *optional, *_weight_files(folder)]
+    return [folder / CONFIG, folder / TOKENIZER, *optional, *weight_files(folder)]
 
 
 def read_given_model(folder: Path) -> GivenModel:
@@ -79,15 +75,8 @@ def read_given_model(folder: Path) -> GivenModel:
         StoreError: the architecture is not ours; tensors are missing, extra or of another shape, each named; or the
             tokenizer does not belong to the model.
     """
-    said = _json(folder / CONFIG)
-    try:
-        config, head = from_hf_config(said), head_from_hf_config(said)
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(
-            f"{folder / CONFIG} is not a model that Slipway has: {error}",
-            fix="import a Llama, GPT-2 or BERT with a head of the list in docs/import.md",
-        ) from None
-    tokenizer = _tokenizer(folder, said)
+    config, head = read_network(folder)
+    tokenizer = _tokenizer(folder)
     if tokenizer.size > config.vocab_size:
         raise StoreError(
             f"the largest id of {folder / TOKENIZER} is {tokenizer.size - 1}, the model's vocabulary ends at "
@@ -98,72 +87,19 @@ def read_given_model(folder: Path) -> GivenModel:
 
 
 def _state(folder: Path, config: ModelConfig, head: HeadConfig) -> dict[str, Tensor]:
-    tensors = _read_weights(folder)
+    tensors = read_tensors(folder)
     others = sorted({str(t.dtype) for t in tensors.values() if t.is_floating_point() and t.dtype not in _TYPES})
     if others:
         raise StoreError(
             f"weights of {folder} are {', '.join(others)}; float32, bfloat16 and float16 are read",
             fix="save the model in one of these, without quantisation",
         )
-    try:
-        return {name: tensor.float() for name, tensor in from_hf_state(tensors, config, head).items()}
-    except ValueError as error:
-        raise StoreError(
-            f"{folder} cannot be imported: {error}",
-            fix="save the whole model again with `save_pretrained`, under the architecture that config.json names",
-        ) from None
+    return {name: tensor.float() for name, tensor in under_our_names(folder, tensors, config, head).items()}
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        return [folder / INDEX, *(folder / name for name in _shards(folder))]
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-    if pickles:
-        raise StoreError(
-            f"the weights of {folder} are pickles ({', '.join(pickles[:3])}): reading one may run any code",
-            fix="where you trust them, load the model with transformers and `save_pretrained` it, which writes "
-            f"{WEIGHTS}; or fetch the model's safetensors",
-        )
-    raise StoreError(f"{folder} has neither {WEIGHTS} nor {INDEX}", fix="give a folder with the weights in it")
-
-
-def _shards(folder: Path) -> list[str]:
-    """The files that the index names, each beside it."""
-    names = sorted(set(_weight_map(folder).values()))
-    for name in names:
-        if Path(name).name != name or Path(name).suffix != ".safetensors":
-            raise StoreError(f"{folder / INDEX} names {name!r}, which is no safetensors file beside it", fix=_RELOAD)
-        if not (folder / name).is_file():
-            raise StoreError(f"{folder / INDEX} names {name}, which is absent", fix=_RELOAD)
-    return names
-
-
-_RELOAD = "fetch the folder again, whole"
-
-
-def _weight_map(folder: Path) -> dict[str, str]:
-    """Tensor to file."""
-    found = _json(folder / INDEX).get("weight_map")
-    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
-        raise StoreError(f"{folder / INDEX} has no weight_map", fix=_RELOAD)
-    return found
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    files = [path for path in _weight_files(folder) if path.name != INDEX]
-    tensors: dict[str, Tensor] = {}
-    for path in files:
-        try:
-            tensors |= load_file(path)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise StoreError(f"{path} is not readable: {error}", fix=_RELOAD) from None
-    return tensors
-
-
-def _tokenizer(folder: Path, config: Mapping[str, Any]) -> GivenTokenizer:
-    generation = _json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+def _tokenizer(folder: Path) -> GivenTokenizer:
+    config = read_json(folder / CONFIG)
+    generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
     try:
         given = tokenizers.read_given(folder)
         ids = [*_ids(config.get("eos_token_id")), *_ids(generation.get("eos_token_id"))]
@@ -191,7 +127,7 @@ def _said(folder: Path) -> dict[str, str]:
     """Role to token, as the tokenizer's files have it."""
     found: dict[str, str] = {}
     for name in _MAPS:
-        said = _json(folder / name) if (folder / name).is_file() else {}
+        said = read_json(folder / name) if (folder / name).is_file() else {}
         for role in ROLES:
             value = said.get(role)
             text = value.get("content") if isinstance(value, dict) else value
@@ -216,13 +152,3 @@ def _without_cutting(text: str) -> str:
     if data.get("truncation") is None and data.get("padding") is None:
         return text
     return json.dumps({**data, "truncation": None, "padding": None}, ensure_ascii=False, indent=2)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} is not readable: {error}", fix=_RELOAD) from None
-    if not isinstance(value, dict):
-        raise StoreError(f"{path} holds no JSON object", fix=_RELOAD)
-    return value

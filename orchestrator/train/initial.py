@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from model.config import HeadConfig, HeadKind, ModelConfig
 from orchestrator.checkpoint.origin import Origin
 from orchestrator.errors import JobError, StoreError
+from orchestrator.export.given_weights import AS_MADE
 from orchestrator.objectives.announce import say_once
 from orchestrator.train.weights import SourceWeights, read_weights
 
@@ -49,7 +50,7 @@ def load_initial(model: nn.Module, config: ModelConfig, head: HeadConfig, origin
     fresh = [name for name in wanted if name not in taken]
     say_once(
         f"weights from {origin.folder}: {len(taken)} tensors"
-        + (f"; it has not, and so these were drawn: {_listed(fresh)}" if fresh else "")
+        + (f"; not there, so drawn: {_listed(fresh)}" if fresh else "")
     )
 
 
@@ -122,7 +123,7 @@ def _taken(wanted: Mapping[str, Tensor], source: SourceWeights, head: HeadConfig
         told = [f"{what} {_listed(names)}" for what, names in (("missing", missing), ("extra", extra)) if names]
         raise StoreError(
             f"{folder} has not the tensors of its network: {'; '.join(told)}",
-            fix="take the folder as whoever made it wrote it",
+            fix=AS_MADE,
         )
     if source.head.kind in _MASKED_LM and head.kind in _MASKED_LM:
         shared |= given.keys()  # one is the other with next sentences
@@ -137,7 +138,7 @@ def _copy(taken: dict[str, Tensor], wanted: Mapping[str, Tensor], folder: Path) 
         if value.shape != target.shape or not value.is_floating_point():
             raise StoreError(
                 f"{name} of {folder} is {tensor.dtype} {list(tensor.shape)}, the network has {list(target.shape)}",
-                fix="take the folder as whoever made it wrote it; weights must be floating-point numbers",
+                fix=f"{AS_MADE}; weights must be floating-point numbers",
             )
         with torch.no_grad():
             target.copy_(value)
