@@ -73,7 +73,7 @@ def plan(
     memory: Annotated[str | None, typer.Option(help="Declare a cluster: memory of each node, such as 512GB.")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Declare a cluster: its nodes.")] = 1,
     take_probe: Annotated[bool, typer.Option("--probe", help="Make a few real steps on this machine first.")] = False,
-    probe_steps: Annotated[int, typer.Option(min=1, help="Of --probe: steps to time, after a warm-up.")] = 8,
+    probe_steps: Annotated[int, typer.Option(min=1, help="Of --probe: the fewest steps to time.")] = 8,
 ) -> None:
     """Say what a job would do: workers, memory, time, price, and which stages are done. Without --probe starts nothing.
 

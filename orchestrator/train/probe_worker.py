@@ -40,17 +40,24 @@ from orchestrator.train.probe_samples import assemble_random
 _WARM_UP_STEPS, _WARM_UP_S = 3, 1.0
 """Both: the first steps fill caches and allocators, and short ones are over before the machine runs at its pace."""
 
+_TIMED_S = 5.0
+"""At least: steps of milliseconds are over before what else the machine does has evened out."""
+
 _LIMIT_S = 180.0
 """Once a step is timed, no further one begins after so long: large models on slow machines end too."""
 
 
 class StepWatch:
-    """`Hooks` that keep the times of steps after a warm-up, and end the loop once there are enough."""
+    """`Hooks` that keep the times of steps after a warm-up, and end the loop once there are enough.
+
+    Args:
+        steps: the fewest; short ones go on for `_TIMED_S`.
+    """
 
     def __init__(self, steps: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.timed: list[float] = []
         """Seconds of each step after the warm-up."""
-        self._most, self._clock = steps, clock
+        self._fewest, self._clock = steps, clock
         self._warming, self._began_at = 0, clock()
         self._is_warm = False
 
@@ -70,7 +77,11 @@ class StepWatch:
     def stop_requested(self) -> bool:
         """See `Hooks`: asked in the middle of a step that is not among the times yet."""
         late = self._clock() - self._began_at > _LIMIT_S
-        return self._is_warm and (late or len(self.timed) + 1 >= self._most)
+        return self._is_warm and (late or self._is_enough(len(self.timed) + 1))
+
+    def _is_enough(self, steps: int) -> bool:
+        per_step_s = statistics.median(self.timed) if self.timed else 0.0
+        return steps >= self._fewest and steps * per_step_s >= _TIMED_S
 
 
 def measure(job: JobSpec, asked: dict[str, Any], group: TorchGroup) -> dict[str, Any]:

@@ -82,6 +82,15 @@ def test_what_is_timed_comes_after_three_steps_and_a_second() -> None:
     assert watch.timed == [6.0, 7.0, 8.0, 9.0]  # the second after the first step ends with the fifth
 
 
+def test_short_steps_are_timed_for_five_seconds() -> None:
+    now = 0.0
+    watch = StepWatch(4, clock=lambda: now)
+    while not watch.stop_requested():
+        now += 0.05
+        watch.on_step({metrics.STEP_TIME: 0.05})
+    assert len(watch.timed) == 99  # and the one that is under way
+
+
 def test_slow_steps_end_a_probe_with_what_there_is() -> None:
     now = 0.0
     watch = StepWatch(8, clock=lambda: now)
