@@ -14,12 +14,9 @@ from torch import Tensor, nn
 from model.attention import Attention, Rotary, rotary_tables
 from model.cache import KVCache, LayerCache
 from model.config import ModelConfig
-from model.loss import IGNORED_TARGET, token_losses
 from model.mlp import make_mlp, make_norm
 from model.positions import PositionTable
 from model.recompute import run_block
-
-__all__ = ["GPT", "IGNORED_TARGET", "Block", "token_losses"]
 
 _INIT_STD = 0.02
 _POSITION_STD = 0.01

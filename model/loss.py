@@ -1,23 +1,17 @@
-"""Cross entropy without a whole matrix of logits. Shapes: B rows, T tokens, N of them, C in a chunk, D, V vocabulary.
-
-`projected_cross_entropy` is for training; `token_losses` keeps the loss of every token apart.
-"""
+"""Cross entropy without a whole matrix of logits. Shapes: N tokens, C in a chunk, D, V vocabulary."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 IGNORED_TARGET = -100
 """A target that costs nothing: padding, prompts."""
 
-_LOSS_BLOCK = 2**20
 _CHUNK_NUMBERS = {"cpu": 2**21}
 _CHUNK_NUMBERS_ELSEWHERE = 2**26
 _MIN_CHUNK_ROWS = 128
@@ -198,20 +192,3 @@ def _add_gradients(
         gradients.weight_VD.addmm_(slope_CV.T, kept_x_CD)
     else:
         gradients.weight_VD.add_(torch.mm(slope_CV.T, kept_x_CD, out=scratch.weight_VD))
-
-
-def token_losses(model: Callable[[Tensor], Tensor], ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Cross entropy of each target in nats, fp32 [B, T]; 0 where the target is `IGNORED_TARGET`.
-
-    `model` gives logits [B, T, V] in any precision: a `GPT`, or DeepSpeed's engine around one.
-    """
-    logits_NV = model(ids_BT).flatten(0, 1)
-    # In blocks of 4 MiB of fp32, whose memory is reused from one to the next. The whole in fp32 would
-    # be fresh pages from the kernel at every step, and took four times as long (2048 x 4096, bf16, CPU).
-    rows = max(1, _LOSS_BLOCK // logits_NV.shape[1])
-    blocks = zip(torch.split(logits_NV, rows), torch.split(targets_BT.flatten(), rows), strict=True)
-    losses = [
-        F.cross_entropy(block_NV.float(), targets_N, reduction="none", ignore_index=IGNORED_TARGET)
-        for block_NV, targets_N in blocks
-    ]
-    return torch.cat(losses).view(targets_BT.shape)

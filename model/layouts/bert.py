@@ -9,6 +9,7 @@ from torch import Tensor
 from model.config import HeadConfig, ModelConfig
 from model.layouts.layout import (
     FIXED_POSITIONS,
+    USUAL_SIZES,
     Layout,
     Settings,
     State,
@@ -20,6 +21,7 @@ from model.layouts.layout import (
     renamed,
     require_keys,
     require_only,
+    their_sizes,
     with_leaves,
     without_copy,
 )
@@ -50,15 +52,6 @@ _NAMES = with_leaves(_MODULES) | {"bias": "cls.predictions.bias"}
 _WORDS = "bert.embeddings.word_embeddings.weight"
 _POSITIONS = "bert.embeddings.position_embeddings.weight"
 
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "layers": "num_hidden_layers",
-    "width": "hidden_size",
-    "heads": "num_attention_heads",
-    "hidden": "intermediate_size",
-}
-"""Ours to theirs, where there is no default."""
-
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("gelu",),
     "position_embedding_type": ("absolute",),
@@ -80,7 +73,7 @@ _UNUSED = {
 
 def _to_settings(config: ModelConfig) -> dict[str, Any]:
     return {
-        **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+        **their_sizes(config, USUAL_SIZES),
         "hidden_act": "gelu",
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.dropout,
@@ -95,7 +88,7 @@ def _to_settings(config: ModelConfig) -> dict[str, Any]:
 
 def _from_settings(data: Settings) -> ModelConfig:
     require_only(data, _SUPPORTED)
-    sizes = require_keys(data, _SIZES)
+    sizes = require_keys(data, USUAL_SIZES)
     head_dropout = ["classifier_dropout"] if data.get("classifier_dropout") is not None else []
     return ModelConfig(
         family="bert",

@@ -24,6 +24,7 @@ from model.layouts.layout import (
     renamed,
     require_keys,
     require_only,
+    their_sizes,
     with_leaves,
     without_copy,
 )
@@ -64,7 +65,7 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
 
 def _to_settings(config: ModelConfig) -> dict[str, Any]:
     return {
-        **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+        **their_sizes(config, _SIZES),
         "n_inner": config.hidden,
         "n_positions": config.context,
         "activation_function": "gelu_new",

@@ -20,6 +20,15 @@ ConvertState = Callable[[State, ModelConfig, HeadConfig], dict[str, Tensor]]
 FIXED_POSITIONS = "slipway_fixed_positions"
 """Our own key in config.json: the position table holds sinusoids, which are not to be trained."""
 
+USUAL_SIZES = {
+    "vocab_size": "vocab_size",
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+}
+"""Ours to theirs, as most families of `transformers` name them; none has a default."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -58,6 +67,11 @@ def require_keys(data: Settings, keys: Mapping[str, str]) -> dict[str, Any]:
     if missing := [theirs for theirs in keys.values() if theirs not in data]:
         raise ValueError(f"{', '.join(missing)} missing from config.json")
     return {ours: data[theirs] for ours, theirs in keys.items()}
+
+
+def their_sizes(config: ModelConfig, keys: Mapping[str, str]) -> dict[str, Any]:
+    """The inverse of `require_keys`."""
+    return {theirs: getattr(config, ours) for ours, theirs in keys.items()}
 
 
 def one_dropout(data: Settings, *keys: str) -> float:

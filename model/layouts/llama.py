@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.config import HeadConfig, ModelConfig
 from model.layouts.layout import (
+    USUAL_SIZES,
     Layout,
     Settings,
     State,
@@ -15,6 +16,7 @@ from model.layouts.layout import (
     renamed,
     require_keys,
     require_only,
+    their_sizes,
     with_leaves,
     without_copy,
 )
@@ -37,15 +39,6 @@ _NAMES = with_leaves(
 )
 """Ours to theirs; # is the layer. Both store [out, in], and pair rotary dimensions i and i + K/2."""
 
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "layers": "num_hidden_layers",
-    "width": "hidden_size",
-    "heads": "num_attention_heads",
-    "hidden": "intermediate_size",
-}
-"""Ours to theirs, where there is no default."""
-
 _FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 """Settings of Llama's that our decoder has in one form only, which is also their default."""
 
@@ -53,7 +46,7 @@ _FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 def _to_settings(config: ModelConfig) -> dict[str, Any]:
     """Positions are given twice: transformers 4 reads `rope_theta`, transformers 5 and vLLM `rope_parameters`."""
     return {
-        **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+        **their_sizes(config, USUAL_SIZES),
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_width,
         "max_position_embeddings": config.context,
@@ -69,7 +62,7 @@ def _from_settings(data: Settings) -> ModelConfig:
     require_only(data, {key: (only,) for key, only in (_FIXED | {"rope_scaling": None}).items()})
     config = ModelConfig(
         family="llama",
-        **require_keys(data, _SIZES),
+        **require_keys(data, USUAL_SIZES),
         kv_heads=data.get("num_key_value_heads") or data["num_attention_heads"],
         context=data.get("max_position_embeddings", 2048),
         norm_eps=data.get("rms_norm_eps", 1e-6),

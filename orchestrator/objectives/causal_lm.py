@@ -1,6 +1,6 @@
 """Predict each next token: pre-training of decoders.
 
-B samples, T tokens, D width, V vocabulary.
+B samples, T tokens, N of them, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.loss import IGNORED_TARGET, projected_cross_entropy
 from orchestrator.data.load.loader import Seen, TrainLoader
@@ -35,27 +35,29 @@ class CausalLM:
         """As Objective. The logits of a few rows at a time: [B T, V] never stands in memory."""
         decoder: Any = model
         x_BTD = decoder.hidden(tensors["input_ids"])
-        smoothing = self._label_smoothing if model.training else 0.0
-        loss = projected_cross_entropy(
-            x_BTD.flatten(0, 1),
-            decoder.projection_weight_VD,
-            tensors["targets"].flatten(),
-            bias_V=decoder.projection_bias_V,
-            label_smoothing=smoothing,
-        )
-        return {LOSS: loss}
+        return self._losses(decoder, x_BTD.flatten(0, 1), tensors["targets"].flatten())
 
     def outputs(self, model: nn.Module, tensors: Tensors) -> Tensors:
-        """As Objective: `logits` [B, T, V]."""
+        """As Objective: `logits` [B, T, V] of the ids as one text each, as whoever reads an export computes them."""
         return {"logits": model(tensors["input_ids"])}
 
     def inputs(self, tensors: Tensors) -> Tensors:
-        """As Objective."""
+        """As Objective: the ids alone."""
         return {"input_ids": tensors["input_ids"]}
 
     def scorer(self) -> Scorer:
-        """As Objective."""
+        """As Objective: loss and perplexity a target."""
         return LanguageScorer(LOSS, token_bytes=self._token_bytes)
+
+    def _losses(self, decoder: Any, x_ND: Tensor, targets_N: Tensor) -> Tensors:
+        loss = projected_cross_entropy(
+            x_ND,
+            decoder.projection_weight_VD,
+            targets_N,
+            bias_V=decoder.projection_bias_V,
+            label_smoothing=self._label_smoothing if decoder.training else 0.0,
+        )
+        return {LOSS: loss}
 
 
 def next_token_batch(ids: Ids) -> Batch:

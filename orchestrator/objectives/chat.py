@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from model.attention import document_mask
-from model.loss import IGNORED_TARGET, projected_cross_entropy
+from model.loss import IGNORED_TARGET
 from orchestrator.data.load.loader import Seen
 from orchestrator.data.load.mixture import Mixture, Part, is_mixture
 from orchestrator.data.load.order import BlockwiseOrder, SampleOrder
@@ -25,22 +25,15 @@ from orchestrator.data.load.packing import Packing, Positions, layout, pack
 from orchestrator.errors import JobError
 from orchestrator.job_data import Phase
 from orchestrator.objectives.announce import say_once
-from orchestrator.objectives.language import LanguageScorer, TokenBytes
-from orchestrator.objectives.protocol import Batch, Scorer, Tensors
+from orchestrator.objectives.causal_lm import LOSS, CausalLM
+from orchestrator.objectives.protocol import Batch, Tensors
 from orchestrator.objectives.rows import RowTable
 
-LOSS = "loss"
 _IDS, _LEARNED = "input_ids", "loss_mask"
 
 
-class ChatLM:
+class ChatLM(CausalLM):
     """`Objective` of chats: cross entropy of each token of the assistant given those before it in its row."""
-
-    parts: tuple[str, ...] = (LOSS,)
-
-    def __init__(self, *, label_smoothing: float = 0.0, token_bytes: TokenBytes | None = None) -> None:
-        self._label_smoothing = label_smoothing
-        self._token_bytes = token_bytes
 
     def losses(self, model: nn.Module, tensors: Tensors) -> Tensors:
         """As Objective. Logits are made for what is learned alone."""
@@ -49,26 +42,7 @@ class ChatLM:
         x_BTD = decoder.hidden(tensors["input_ids"], positions_BT=tensors["positions"], mask_B1TT=mask_B1TT)
         targets_BT = tensors["targets"]
         learned_BT = targets_BT != IGNORED_TARGET
-        loss = projected_cross_entropy(
-            x_BTD[learned_BT],
-            decoder.projection_weight_VD,
-            targets_BT[learned_BT],
-            bias_V=decoder.projection_bias_V,
-            label_smoothing=self._label_smoothing if model.training else 0.0,
-        )
-        return {LOSS: loss}
-
-    def outputs(self, model: nn.Module, tensors: Tensors) -> Tensors:
-        """As Objective: `logits` [B, T, V] of the ids as one text each, as whoever reads an export computes them."""
-        return {"logits": model(tensors["input_ids"])}
-
-    def inputs(self, tensors: Tensors) -> Tensors:
-        """As Objective: the ids alone."""
-        return {"input_ids": tensors["input_ids"]}
-
-    def scorer(self) -> Scorer:
-        """As Objective: loss and perplexity a learned token."""
-        return LanguageScorer(LOSS, token_bytes=self._token_bytes)
+        return self._losses(decoder, x_BTD[learned_BT], targets_BT[learned_BT])
 
 
 class PackedRows:

@@ -10,48 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from model.loss import IGNORED_TARGET
 from orchestrator.data.labelled.windows import truncate_pair
 from orchestrator.data.load.next_sentence import PairIds
 from orchestrator.data.load.order import Indices
-from orchestrator.objectives.encoder_inputs import (
-    LOSS,
-    TARGETS,
-    MeanLoss,
-    Texts,
-    class_loss,
-    framed,
-    model_inputs,
-    read_by,
-)
+from orchestrator.objectives.encoder_inputs import LOSS, TARGETS, ClassObjective, Texts, framed
 from orchestrator.objectives.protocol import Batch, Scorer, Tensors
 from orchestrator.objectives.rows import RowTable, cut_rows
 from orchestrator.objectives.scores.classification import ClassificationScores
+from orchestrator.objectives.scores.mean_loss import MeanLoss
 from orchestrator.objectives.scores.result import Scores
 
 
-class Classification:
-    """`Objective` of one class a row."""
-
-    parts: tuple[str, ...] = (LOSS,)
-
-    def __init__(self, labels: Sequence[str], *, label_smoothing: float = 0.0) -> None:
-        self._labels, self._label_smoothing = tuple(labels), label_smoothing
-
-    def losses(self, model: nn.Module, tensors: Tensors) -> Tensors:
-        """As Objective."""
-        smoothing = self._label_smoothing if model.training else 0.0
-        return {LOSS: class_loss(read_by(model, tensors)["logits"], tensors[TARGETS], smoothing)}
-
-    def outputs(self, model: nn.Module, tensors: Tensors) -> Tensors:
-        """As Objective: `logits` [B, C]."""
-        return read_by(model, tensors)
-
-    def inputs(self, tensors: Tensors) -> Tensors:
-        """As Objective."""
-        return model_inputs(tensors)
+class Classification(ClassObjective):
+    """`Objective` of one class a row: `logits` [B, C]."""
 
     def scorer(self) -> Scorer:
         """As Objective."""

@@ -20,7 +20,7 @@ from orchestrator.errors import JobError
 from orchestrator.export.module import LOSS, call_module, make_module, predictions_of
 from orchestrator.objectives.protocol import Batch, Scorer, Tensors
 from orchestrator.objectives.rows import RowTable
-from orchestrator.objectives.scores.arithmetic import Series
+from orchestrator.objectives.scores.mean_loss import MeanLoss
 from orchestrator.objectives.scores.result import Scores
 
 __all__ = ["ColumnExamples", "ColumnFeed", "ColumnRows", "Custom", "LossScorer", "make_module"]
@@ -71,24 +71,21 @@ class LossScorer:
     needs_outputs = False
 
     def __init__(self) -> None:
-        self._sum, self._rows = Series(), 0
+        self._loss = MeanLoss()
 
     def add(self, batch: Batch, losses: Mapping[str, float], outputs: Tensors) -> None:
         """As Scorer."""
-        self._sum.add(losses[LOSS])
-        self._rows += batch.counts[LOSS]
+        self._loss.add(losses[LOSS], batch.counts[LOSS])
 
     def state(self) -> Any:
         """As Scorer."""
-        return self._sum.values(), self._rows
+        return self._loss.state()
 
     def result(self, states: Sequence[Any]) -> Scores:
         """As Scorer."""
-        total, rows = Series(), 0
-        for values, count in states:
-            total.add(values)
-            rows += count
-        return Scores({"loss": total.sum() / max(1, rows)})
+        loss = MeanLoss()
+        loss.merge(states)
+        return loss.result()
 
 
 class ColumnRows:

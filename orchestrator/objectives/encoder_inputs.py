@@ -1,11 +1,12 @@
-"""What the objectives of encoders share: framed and padded rows, the call of the model, losses of classes.
+"""What the objectives of encoders share: framed and padded rows, the call of the model, and objectives of classes.
 
 B rows, T tokens, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,7 @@ from torch import Tensor, nn
 
 from model.loss import IGNORED_TARGET
 from orchestrator.data.load.next_sentence import PairIds
-from orchestrator.objectives.protocol import Tensors
-from orchestrator.objectives.scores.arithmetic import Series
-from orchestrator.objectives.scores.result import Scores, State
+from orchestrator.objectives.protocol import Scorer, Tensors
 
 IDS, SEGMENTS, MASK, TARGETS = "input_ids", "token_type_ids", "attention_mask", "targets"
 LOSS = "loss"
@@ -85,27 +84,27 @@ def class_loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tenso
     )
 
 
-class MeanLoss:
-    """The mean of summed losses; rounded once, so it is the same for any number of ranks."""
+class ClassObjective(ABC):
+    """`Objective` of one class a target; what it is scored by is the subclass's own."""
 
-    def __init__(self) -> None:
-        self._nats, self._count = Series(), 0
+    parts: tuple[str, ...] = (LOSS,)
 
-    def add(self, nats: float, count: int) -> None:
-        """A loss summed over `count` targets."""
-        self._nats.add(nats)
-        self._count += count
+    def __init__(self, labels: Sequence[str], *, label_smoothing: float = 0.0) -> None:
+        self._labels, self._label_smoothing = tuple(labels), label_smoothing
 
-    def state(self) -> State:
-        """What was added."""
-        return {"nats": self._nats.values(), "count": self._count}
+    def losses(self, model: nn.Module, tensors: Tensors) -> Tensors:
+        """As Objective."""
+        smoothing = self._label_smoothing if model.training else 0.0
+        return {LOSS: class_loss(read_by(model, tensors)["logits"], tensors[TARGETS], smoothing)}
 
-    def merge(self, states: Iterable[State]) -> None:
-        """Add what others have added."""
-        for state in states:
-            self._nats.add(state["nats"])
-            self._count += state["count"]
+    def outputs(self, model: nn.Module, tensors: Tensors) -> Tensors:
+        """As Objective: `logits` [..., C], a score for each class of each target."""
+        return read_by(model, tensors)
 
-    def beside(self, scores: Scores) -> Scores:
-        """The scores with `loss` before them."""
-        return Scores({"loss": self._nats.sum() / self._count, **scores.metrics}, scores.tables)
+    def inputs(self, tensors: Tensors) -> Tensors:
+        """As Objective."""
+        return model_inputs(tensors)
+
+    @abstractmethod
+    def scorer(self) -> Scorer:
+        """As Objective."""

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from model.loss import IGNORED_TARGET, default_chunk_rows
 from orchestrator.objectives.pairs import PAIRS
 from orchestrator.objectives.protocol import Batch, Scorer, Tensors
-from orchestrator.objectives.scores.arithmetic import Series
+from orchestrator.objectives.scores.mean_loss import MeanLoss
 from orchestrator.objectives.scores.preference import PreferenceScores
 from orchestrator.objectives.scores.result import Scores
 
@@ -137,25 +137,20 @@ class PreferenceScorer:
 
     def __init__(self) -> None:
         """Nothing counted."""
-        self._losses, self._pairs = Series(), 0
-        self._rewards = PreferenceScores()
+        self._loss, self._rewards = MeanLoss(), PreferenceScores()
 
     def add(self, batch: Batch, losses: Mapping[str, float], outputs: Tensors) -> None:
         """As Scorer."""
-        self._losses.add(losses[PAIRS])
-        self._pairs += batch.counts[PAIRS]
+        self._loss.add(losses[PAIRS], batch.counts[PAIRS])
         self._rewards.add(outputs[_CHOSEN].numpy(), outputs[_REJECTED].numpy())
 
     def state(self) -> Any:
         """As Scorer."""
-        return {"losses": self._losses.values(), "pairs": self._pairs, "rewards": self._rewards.state()}
+        return self._loss.state(), self._rewards.state()
 
     def result(self, states: Sequence[Any]) -> Scores:
         """As Scorer."""
-        losses, rewards = Series(), PreferenceScores()
-        for state in states:
-            losses.add(state["losses"])
-        rewards.merge(state["rewards"] for state in states)
-        scores = rewards.result()
-        loss = losses.sum() / sum(state["pairs"] for state in states)
-        return Scores({"loss": loss, **scores.metrics}, scores.tables)
+        loss, rewards = MeanLoss(), PreferenceScores()
+        loss.merge(state for state, _ in states)
+        rewards.merge(state for _, state in states)
+        return loss.beside(rewards.result())

@@ -17,10 +17,11 @@ from model.loss import IGNORED_TARGET
 from orchestrator.data.labelled.windows import Span, Window, context_windows, question_room
 from orchestrator.data.load.next_sentence import PairIds
 from orchestrator.data.load.order import Indices
-from orchestrator.objectives.encoder_inputs import LOSS, MASK, TARGETS, MeanLoss, framed, model_inputs, read_by
+from orchestrator.objectives.encoder_inputs import LOSS, MASK, TARGETS, framed, model_inputs, read_by
 from orchestrator.objectives.protocol import Batch, Scorer, Tensors
 from orchestrator.objectives.rows import Pieces, RowTable, cut_rows
 from orchestrator.objectives.scores.answers import AnswerScores
+from orchestrator.objectives.scores.mean_loss import MeanLoss
 from orchestrator.objectives.scores.result import Scores
 from orchestrator.objectives.scores.spans import OUTSIDE, best_spans
 

@@ -103,7 +103,7 @@ class RandomFeed:
                 places_BT = torch.arange(context).expand(count, -1)
                 targets_BT = self._below(self._vocab_size, count, context)
                 found = {"targets": targets_BT, "positions": places_BT, "segments": ones_BT}
-                return found, {chat.LOSS: count * context}
+                return found, {causal_lm.LOSS: count * context}
             case "preference":
                 return {"targets": self._below(self._vocab_size, 2 * count, context)}, {pairs.PAIRS: count}
             case "masked-lm":

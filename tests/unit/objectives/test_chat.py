@@ -19,7 +19,8 @@ from orchestrator.data.labelled.shards import write_rows
 from orchestrator.data.load.mixture import Part
 from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.errors import JobError
-from orchestrator.objectives.chat import LOSS, ChatExamples, ChatFeed, ChatLM, PackedRows, no_chats
+from orchestrator.objectives.causal_lm import LOSS
+from orchestrator.objectives.chat import ChatExamples, ChatFeed, ChatLM, PackedRows, no_chats
 
 CONTEXT = 24
 CONFIGS = [

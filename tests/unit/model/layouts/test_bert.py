@@ -8,7 +8,8 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from layout_fixtures import loaded_by_transformers
+from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import BertConfig
 
@@ -34,10 +35,16 @@ def hf_config(config, head=HEADS["mlm"], **changes):
     return data | changes
 
 
+def their_kind(head):
+    return getattr(transformers, LAYOUT.architectures[head.kind])
+
+
+def without_pooler(head):
+    return {"add_pooling_layer": False} if head.kind == "embedding" else {}
+
+
 def their_model(head, config):
-    kind = getattr(transformers, LAYOUT.architectures[head.kind])
-    without_pooler = {"add_pooling_layer": False} if head.kind == "embedding" else {}
-    return kind(BertConfig(**hf_config(config, head)), **without_pooler)
+    return their_kind(head)(BertConfig(**hf_config(config, head)), **without_pooler(head))
 
 
 def batch(config):
@@ -91,13 +98,8 @@ def test_their_model_has_the_same_outputs_in_ours(head, config, tmp_path, random
 @every_size
 def test_our_export_has_the_same_outputs_in_theirs(head, config, tmp_path, random_weights):
     ours = random_weights(build(config, head))
-    tensors = to_hf_state(ours.state_dict(), config, head)
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text(json.dumps(hf_config(config, head)))
-    kind = getattr(transformers, LAYOUT.architectures[head.kind])
-    without_pooler = {"add_pooling_layer": False} if head.kind == "embedding" else {}
-    theirs, report = kind.from_pretrained(tmp_path, output_loading_info=True, **without_pooler)
-    assert not any(report.values()), report
+    tensors, about = to_hf_state(ours.state_dict(), config, head), hf_config(config, head)
+    theirs = loaded_by_transformers(their_kind(head), tensors, about, tmp_path, **without_pooler(head))
     assert_same_outputs(ours, theirs)
 
 

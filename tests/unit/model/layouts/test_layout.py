@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from model.layouts.layout import inverse, one_dropout, renamed, require_keys, require_only, with_leaves, without_copy
+from model.config import ModelConfig
+from model.layouts.layout import (
+    USUAL_SIZES,
+    inverse,
+    one_dropout,
+    renamed,
+    require_keys,
+    require_only,
+    their_sizes,
+    with_leaves,
+    without_copy,
+)
 
 NAMES = with_leaves({"embed": "wte", "blocks.#.norm_1": "h.#.ln_1"})
 
@@ -31,6 +42,19 @@ def test_the_first_supported_value_is_the_default():
 def test_missing_sizes_are_named():
     with pytest.raises(ValueError, match=r"n_embd, n_head missing from config\.json"):
         require_keys({"n_layer": 2}, {"layers": "n_layer", "width": "n_embd", "heads": "n_head"})
+
+
+def test_sizes_cross_both_ways_under_their_names():
+    sizes = {"vocab_size": 9, "layers": 1, "width": 8, "heads": 2, "hidden": 7}
+    theirs = their_sizes(ModelConfig(**sizes, kv_heads=2, context=4), USUAL_SIZES)
+    assert theirs == {
+        "vocab_size": 9,
+        "num_hidden_layers": 1,
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "intermediate_size": 7,
+    }
+    assert require_keys(theirs, USUAL_SIZES) == sizes
 
 
 def test_one_dropout_stands_for_all_or_none():

@@ -1,19 +1,23 @@
 """Llama's weights and settings cross to transformers and back unchanged. Shapes: B rows, T tokens, V vocabulary."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from torch.testing import assert_close
+from layout_fixtures import (
+    assert_ours_take_the_weights_of,
+    assert_same_logits,
+    assert_settings_survive,
+    decoder_settings,
+    loaded_by_transformers,
+)
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from model.config import ModelConfig
 from model.gpt import GPT
-from model.huggingface import from_hf_config, from_hf_state, to_hf_config, to_hf_state
+from model.huggingface import from_hf_config, from_hf_state, to_hf_state
 
 BASE = ModelConfig(vocab_size=67, layers=2, width=48, heads=6, kv_heads=6, hidden=80, context=40)
 GRID = {
@@ -26,39 +30,17 @@ GRID = {
 }
 
 
-def hf_config(config, **changes):
-    data = to_hf_config(config, bos_token_id=1, eos_token_id=2, dtype="float32")
-    return data | changes
-
-
-def assert_same_logits(ours, theirs):
-    config = ours.config
-    ids_BT = torch.randint(config.vocab_size, (2, config.context), generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        logits_BTV = ours.eval()(ids_BT)
-        assert_close(logits_BTV, theirs(ids_BT).logits, atol=1e-4, rtol=0)
-    assert float(logits_BTV.std()) > 0.1
-
-
 @pytest.mark.parametrize("config", GRID.values(), ids=GRID.keys())
 def test_their_model_has_the_same_logits_in_ours(config, tmp_path, random_weights):
-    theirs = random_weights(LlamaForCausalLM(LlamaConfig(**hf_config(config))))
-    theirs.save_pretrained(tmp_path)
-    found = from_hf_config(json.loads((tmp_path / "config.json").read_text()))
-    assert found == config
-    for state in (load_file(tmp_path / "model.safetensors"), theirs.state_dict()):
-        ours = GPT(found)
-        ours.load_state_dict(from_hf_state(state, found))
-        assert_same_logits(ours, theirs)
+    theirs = random_weights(LlamaForCausalLM(LlamaConfig(**decoder_settings(config))))
+    assert_ours_take_the_weights_of(theirs, config, tmp_path)
 
 
 @pytest.mark.parametrize("config", GRID.values(), ids=GRID.keys())
 def test_our_export_has_the_same_logits_in_theirs(config, tmp_path, random_weights):
     ours = random_weights(GPT(config))
-    save_file(to_hf_state(ours.state_dict(), config), tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text(json.dumps(hf_config(config)))
-    theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report.values()), report
+    tensors, about = to_hf_state(ours.state_dict(), config), decoder_settings(config)
+    theirs = loaded_by_transformers(AutoModelForCausalLM, tensors, about, tmp_path)
     assert isinstance(theirs, LlamaForCausalLM)
     assert theirs.dtype == torch.float32
     assert_same_logits(ours, theirs)
@@ -67,9 +49,7 @@ def test_our_export_has_the_same_logits_in_theirs(config, tmp_path, random_weigh
 @settings(deadline=None, max_examples=50)
 @given(st.sampled_from(list(GRID.values())), st.sampled_from([0.0, 0.1]), st.sampled_from([None, 0, 3]))
 def test_settings_survive_the_round_trip_exactly(config, dropout, token):
-    config = replace(config, dropout=dropout)
-    data = to_hf_config(config, bos_token_id=token, eos_token_id=token, dtype="bfloat16")
-    assert from_hf_config(json.loads(json.dumps(data))) == config
+    assert_settings_survive(replace(config, dropout=dropout), token=token)
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -84,7 +64,7 @@ def test_weights_survive_the_round_trip_exactly(tie):
 
 
 def test_positions_are_described_for_both_generations_of_readers():
-    data = hf_config(replace(BASE, rope_theta=5e5))
+    data = decoder_settings(replace(BASE, rope_theta=5e5))
     assert data["rope_theta"] == data["rope_parameters"]["rope_theta"] == 5e5
     without = {key: value for key, value in data.items() if key != "rope_parameters"}
     assert from_hf_config(without).rope_theta == 5e5
@@ -110,7 +90,7 @@ def test_what_a_config_leaves_out_has_the_default_of_transformers():
 )
 def test_models_that_are_not_ours_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
-        from_hf_config(hf_config(BASE, **change))
+        from_hf_config(decoder_settings(BASE, **change))
 
 
 def test_frequencies_in_old_files_and_second_copies_of_a_tied_table_are_passed_over():
