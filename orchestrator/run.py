@@ -82,6 +82,10 @@ def refuse_early(job: JobSpec, store: Store, session: Session, until: Stage) -> 
     require_capacity(job, view)
     make_plan(job, view, vocab_size=given_vocabulary(job))
     origin_of_job(job, store)
+    if job.model.kind == "custom" and session.address is None:  # on a cluster the code may be with the workers alone
+        from orchestrator.export.module import make_module
+
+        make_module(job.model, seed=job.training.seed)
     if until == "serve" and not job.model.is_served:
         raise JobError(
             f"the job {job.name} trains model.kind {job.model.kind}; what is served is gpt and custom",

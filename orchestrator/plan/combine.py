@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from orchestrator.errors import JobError
 from orchestrator.job import JobSpec
-from orchestrator.job_train import Train
+from orchestrator.job_data import MIN_BYTE_LEVEL_VOCAB
+from orchestrator.job_train import Lora, Train
+from orchestrator.plan.network import linear_layers
 
 
 def can_shard(train: Train) -> bool:
@@ -16,12 +20,14 @@ def can_shard(train: Train) -> bool:
 
 
 def require_combination(job: JobSpec) -> None:
-    """Refuse offload and averages where nothing would do them.
+    """Refuse offload and averages where nothing would do them, and adapters on layers that are not there.
 
     Raises:
         JobError: both settings, and what to change.
     """
     train = job.training
+    if train.lora:
+        require_targets(train.lora, linear_layers(job.model.config(vocab_size=MIN_BYTE_LEVEL_VOCAB)))
     if train.ema and (needs := _deepspeed_for(train)):
         raise JobError(
             f"train.ema {train.ema} is kept where nothing is sharded or scaled, and {needs} is DeepSpeed's",
@@ -39,6 +45,20 @@ def require_combination(job: JobSpec) -> None:
         raise JobError(
             f"{asked} is for workers with GPUs: state on the disk of workers on CPUs is neither planned nor tried",
             fix="remove train.zero.offload, or set train.workers.gpus",
+        )
+
+
+def require_targets(lora: Lora, layers: Collection[str]) -> None:
+    """Refuse targets that are none of a block's linear layers.
+
+    Raises:
+        JobError: names them, and what there is.
+    """
+    if unknown := [target for target in lora.targets if target not in layers]:
+        raise JobError(
+            f"train.lora.targets names {', '.join(unknown)}; the linear layers of the blocks are "
+            f"{', '.join(sorted(layers))}",
+            fix="name some of these, or leave train.lora.targets out for all of them",
         )
 
 

@@ -71,7 +71,7 @@ class Network:
     @property
     def _adapters(self) -> int:
         """r (inputs + outputs) for each targeted layer (Hu et al. 2021); 0 without LoRA."""
-        lora, layers = self.train.lora, _linear_layers(self.config)
+        lora, layers = self.train.lora, linear_layers(self.config)
         if lora is None:
             return 0
         return self.config.layers * sum(lora.rank * sum(layers[n]) for n in lora.targets or layers if n in layers)
@@ -146,7 +146,7 @@ def network_of(job: JobSpec, vocab_size: int | None) -> Network | None:
     return Network(config=job.model.config(vocab), objective=job.objective, train=job.training, labels=labels)
 
 
-def _linear_layers(config: ModelConfig) -> dict[str, tuple[int, int]]:
+def linear_layers(config: ModelConfig) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of the linear layers in one block, by name."""
     width, kv_width, hidden = config.width, config.kv_heads * config.head_width, config.hidden
     layers = {

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.errors import JobError
 from orchestrator.job_train import Lora
+from orchestrator.plan.combine import require_targets
 
 _IN_A_BLOCK = re.compile(r"(?:^|\.)blocks\.\d+\.")
 _BASE, _DOWN, _UP = "base", "down_RI", "up_OR"
@@ -107,12 +107,7 @@ def adapters_off(model: nn.Module) -> Iterator[nn.Module]:
 
 def _chosen(names: list[str], settings: Lora) -> list[str]:
     """The layers that take an adapter; targets are the last parts of their names."""
-    there = sorted({name.rpartition(".")[2] for name in names})
-    if unknown := [target for target in settings.targets if target not in there]:
-        raise JobError(
-            f"train.lora.targets names {', '.join(unknown)}; the linear layers of the blocks are {', '.join(there)}",
-            fix="name some of these, or leave train.lora.targets out for all of them",
-        )
+    require_targets(settings, {name.rpartition(".")[2] for name in names})
     return [name for name in names if not settings.targets or name.rpartition(".")[2] in settings.targets]
 
 

@@ -119,6 +119,13 @@ def test_what_does_not_train_says_why(
     assert told in e.value.message
 
 
+def test_a_class_that_is_not_there_is_said_before_the_data_is_prepared(session: Session, store: Store) -> None:
+    job = load_job(ROOT / "jobs" / "transactions.yaml", [QUIET, "model.class=examples.transactions:Theft"])
+    with pytest.raises(JobError, match=r"Theft cannot be imported"):
+        run(job, store=store, session=session, until="train", while_serving=lambda *_: None)
+    assert not [*store.datasets.glob("*")]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))

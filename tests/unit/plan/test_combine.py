@@ -22,6 +22,7 @@ TO_DISK = "{stage: auto, offload: {optimizer: nvme, nvme_path: /nvme}}"
 @pytest.mark.parametrize(
     ("sets", "named"),
     [
+        (("train.lora={targets: [q, query]}",), ["train.lora.targets names query;", "down, gate, k, out, q, up, v"]),
         ((f"train.zero={TO_HOST}", "train.engine=torch"), ["offload {optimizer: cpu}", "train.engine torch"]),
         ((f"train.zero={TO_HOST}", "train.optimizer.name=muon"), ["offload {optimizer: cpu}", "optimizer muon"]),
         ((f"train.zero={TO_HOST}", "train.ema=0.99"), ["offload {optimizer: cpu}", "train.ema"]),
