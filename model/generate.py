@@ -1,17 +1,32 @@
-"""From logits to tokens: sampling one, and generating many with a cache.
+"""From logits to tokens: sampling one, how likely each was, and generating many with a cache.
 
-Shapes: T tokens, V vocabulary, A allowed entries of it.
+Shapes: T tokens, D width, V vocabulary, A allowed entries of it, N likeliest of these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model.cache import KVCache
 from model.gpt import GPT
+
+_SCORED_ROWS = 256
+"""Positions whose logits are held at once, in fp32, while a prompt is scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely the network held one token to be, in nats."""
+
+    token: int
+    logprob: float | None
+    """null: nothing stands before it, so that the network said nothing of it."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens in its place and their log-probabilities, falling; the token itself is among them or not."""
 
 
 def sample(
@@ -51,6 +66,35 @@ def sample(
     before_A = sorted_A.cumsum(-1) - sorted_A
     nucleus_A = sorted_A * (before_A < top_p)
     return int(ids_A[torch.multinomial(nucleus_A, 1, generator=generator)])
+
+
+def token_logprobs(logits_TV: Tensor, tokens_T: Sequence[int], *, top: int, allowed_size: int) -> list[TokenLogprob]:
+    """The log-probability of each token under its row of logits, and the `top` likeliest ids below `allowed_size`.
+
+    It is that of the softmax over all of V, padding included, as in training, before any temperature or nucleus.
+    """
+    logits_TV = logits_TV.float()
+    total_T1 = logits_TV.logsumexp(-1, keepdim=True)
+    given_T1 = torch.tensor(tokens_T, device=logits_TV.device)[:, None]
+    own_T = (logits_TV.gather(1, given_T1) - total_T1)[:, 0].tolist()
+    best = logits_TV[:, :allowed_size].topk(min(top, allowed_size))
+    rows = zip(tokens_T, own_T, best.indices.tolist(), (best.values - total_T1).tolist(), strict=True)
+    return [TokenLogprob(token, own, tuple(zip(ids_N, best_N, strict=True))) for token, own, ids_N, best_N in rows]
+
+
+def prompt_logprobs(
+    model: GPT, x_TD: Tensor, tokens_T: Sequence[int], *, top: int, allowed_size: int
+) -> list[TokenLogprob]:
+    """As `token_logprobs`, of each token of a prompt after those before it; `x_TD` is `model.hidden` of the prompt.
+
+    The logits of a few hundred positions are in memory at once, never those of the whole prompt.
+    """
+    found = [TokenLogprob(tokens_T[0], None)]
+    for first in range(0, len(tokens_T) - 1, _SCORED_ROWS):
+        predicted_T = tokens_T[first + 1 : first + 1 + _SCORED_ROWS]
+        logits_TV = model.logits(x_TD[first : first + len(predicted_T)])
+        found += token_logprobs(logits_TV, predicted_T, top=top, allowed_size=allowed_size)
+    return found
 
 
 @torch.inference_mode()

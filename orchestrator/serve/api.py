@@ -12,9 +12,11 @@ from orchestrator.serve.errors import ApiError
 DEFAULT_MAX_TOKENS = 16
 MAX_CHOICES = 128
 """Largest number of prompts times `n` in one request."""
-_MAX_STOPS = 4
+MAX_LOGPROBS = 5
+"""Alternatives to each token; OpenAI's limit."""
+_MAX_STOPS = 16
+"""OpenAI allows 4; tasks of lm-eval have up to 6, with the end of the text."""
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "logprobs": (),
     "suffix": ("",),
     "logit_bias": ({},),
     "presence_penalty": (0,),
@@ -57,6 +59,8 @@ class CompletionRequest(_Closed):
     stream: bool = False
     stream_options: StreamOptions | None = None
     echo: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    """Alternatives to each token that are told beside its log-probability; null: neither is."""
     user: str = ""
     """Ignored."""
 
@@ -162,13 +166,39 @@ class Usage(BaseModel):
         )
 
 
+class Logprobs(BaseModel):
+    """Log-probabilities of tokens, in nats; each list has one entry a token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    """null for the first token of a prompt."""
+    top_logprobs: list[dict[str, float] | None]
+    """The likeliest tokens, and the token itself where it is none of them."""
+    text_offset: list[int]
+    """Characters from the beginning of the prompt."""
+
+    def extend(self, more: Logprobs) -> None:
+        """Go on with those of the tokens that follow."""
+        self.tokens += more.tokens
+        self.token_logprobs += more.token_logprobs
+        self.top_logprobs += more.top_logprobs
+        self.text_offset += more.text_offset
+
+
 class Choice(BaseModel):
     """One completion, or a piece of one in a stream."""
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: Logprobs | None = None
     finish_reason: Literal["stop", "length"] | None
+
+    def extend(self, more: Choice) -> None:
+        """Go on with the piece that follows."""
+        self.text += more.text
+        self.finish_reason = more.finish_reason
+        if self.logprobs is not None and more.logprobs is not None:
+            self.logprobs.extend(more.logprobs)
 
 
 class Completion(BaseModel):

@@ -8,13 +8,15 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tokenizers import Tokenizer
 
 from orchestrator.serve.api import DEFAULT_MAX_TOKENS, Choice, Completion, CompletionRequest, Usage
 from orchestrator.serve.engine import InferenceEngine
 from orchestrator.serve.errors import ApiError, context_exceeded, model_not_found
-from orchestrator.serve.sequence import FinishReason, Piece, Sampling
+from orchestrator.serve.logprobs import LogprobShaper, TokenTexts
+from orchestrator.serve.sequence import Sampling
 
 _SEED_STEP = 0x9E3779B97F4A7C15
 """Odd and large: the choices of one request draw apart, and apart from those of the next seed."""
@@ -38,14 +40,26 @@ class Served:
     created: int
     """Seconds since 1970."""
 
+    @cached_property
+    def token_texts(self) -> TokenTexts:
+        """How single tokens are shown."""
+        return TokenTexts(self.tokenizer)
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt as the network reads it, and as text if that is needed."""
+
+    ids: list[int]
+    text: str
+
 
 @dataclass(frozen=True)
 class _Asked:
     """One choice of the answer."""
 
     index: int
-    prompt: list[int]
-    echo: str
+    prompt: _Prompt
     sampling: Sampling
 
 
@@ -90,9 +104,17 @@ async def prepare(request: CompletionRequest, served: Served) -> Prepared:
             param="max_tokens",
         )
     # In a thread: megabytes of text would hold up everybody else's stream.
-    prompts = await asyncio.to_thread(lambda: [_prompt_ids(prompt, served) for prompt in request.prompt])
+    prompts = await asyncio.to_thread(lambda: [_read(prompt, request, served) for prompt in request.prompt])
     asked = [_plan(request, served, prompts[index // request.n], index) for index in range(len(prompts) * request.n)]
-    return Prepared(request, served, asked, sum(len(prompt) for prompt in prompts))
+    return Prepared(request, served, asked, sum(len(prompt.ids) for prompt in prompts))
+
+
+def _read(given: str | list[int], request: CompletionRequest, served: Served) -> _Prompt:
+    ids = _prompt_ids(given, served)
+    if isinstance(given, str):
+        return _Prompt(ids, given)
+    told = request.echo or request.logprobs is not None  # offsets count from the prompt's beginning
+    return _Prompt(ids, served.tokenizer.decode(ids, skip_special_tokens=False) if told else "")
 
 
 def _prompt_ids(prompt: str | list[int], served: Served) -> list[int]:
@@ -105,64 +127,71 @@ def _prompt_ids(prompt: str | list[int], served: Served) -> list[int]:
     return prompt
 
 
-def _plan(request: CompletionRequest, served: Served, prompt: list[int], index: int) -> _Asked:
-    room = served.context - len(prompt)
+def _plan(request: CompletionRequest, served: Served, prompt: _Prompt, index: int) -> _Asked:
+    room = served.context - len(prompt.ids)
     wanted = request.max_tokens
     max_tokens = min(DEFAULT_MAX_TOKENS, served.max_tokens, max(room, 1)) if wanted is None else wanted
     if max_tokens > room:
-        raise context_exceeded(context=served.context, prompt_tokens=len(prompt), max_tokens=max_tokens)
-    given = request.prompt[index // request.n]
-    echo = ""
-    if request.echo:
-        echo = given if isinstance(given, str) else served.tokenizer.decode(prompt, skip_special_tokens=False)
+        raise context_exceeded(context=served.context, prompt_tokens=len(prompt.ids), max_tokens=max_tokens)
     sampling = Sampling(
         max_tokens=max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
         seed=None if request.seed is None else (request.seed + _SEED_STEP * index) % 2**63,
         stop=request.stop,
+        logprobs=request.logprobs,
+        of_prompt=request.echo and request.logprobs is not None,
     )
-    return _Asked(index, prompt, echo, sampling)
+    return _Asked(index, prompt, sampling)
 
 
 async def whole(prepared: Prepared) -> Completion:
     """The answer in one piece."""
-    texts = [asked.echo for asked in prepared.choices]
-    reasons: dict[int, FinishReason | None] = {}
+    choices: dict[int, Choice] = {}
     tokens = 0
-    async with aclosing(_pieces(prepared)) as pieces:
-        async for index, piece in pieces:
-            texts[index] += piece.text
-            tokens += piece.tokens
-            reasons[index] = piece.finish_reason
-    choices = [Choice(index=i, text=text, finish_reason=reasons[i]) for i, text in enumerate(texts)]
-    return prepared.chunk(choices, prepared.usage(tokens))
+    async with aclosing(_parts(prepared)) as parts:
+        async for part, made in parts:
+            tokens += made
+            if part.index in choices:
+                choices[part.index].extend(part)
+            else:
+                choices[part.index] = part
+    return prepared.chunk([choices[index] for index in sorted(choices)], prepared.usage(tokens))
 
 
 async def stream(prepared: Prepared) -> AsyncGenerator[str, None]:
-    """The answer as JSON documents, each with the text that came since the last one."""
+    """The answer as JSON documents, each with what came since the last one."""
     options = prepared.request.stream_options
     with_usage = options is not None and options.include_usage
     # Without usage the field is left out; with it, it is null in every chunk but the last (as OpenAI has it).
     exclude = None if with_usage else {"usage"}
     tokens = 0
-    for asked in prepared.choices:
-        if asked.echo:
-            echo = Choice(index=asked.index, text=asked.echo, finish_reason=None)
-            yield prepared.chunk([echo]).model_dump_json(exclude=exclude)
-    async with aclosing(_pieces(prepared)) as pieces:
-        async for index, piece in pieces:
-            tokens += piece.tokens
-            if piece.text or piece.finish_reason is not None:
-                choice = Choice(index=index, text=piece.text, finish_reason=piece.finish_reason)
-                yield prepared.chunk([choice]).model_dump_json(exclude=exclude)
+    async with aclosing(_parts(prepared)) as parts:
+        async for part, made in parts:
+            tokens += made
+            told = part.logprobs is not None and part.logprobs.tokens
+            if part.text or told or part.finish_reason is not None:
+                yield prepared.chunk([part]).model_dump_json(exclude=exclude)
     if with_usage:
         yield prepared.chunk([], prepared.usage(tokens)).model_dump_json()
 
 
-async def _pieces(prepared: Prepared) -> AsyncGenerator[tuple[int, Piece], None]:
-    """The pieces of all choices, one choice after the other: a request has one turn at a time."""
+async def _parts(prepared: Prepared) -> AsyncGenerator[tuple[Choice, int], None]:
+    """The pieces of all choices with the tokens that each took, one choice after the other.
+
+    A request has one turn at a time. An echo stands before a choice's first piece.
+    """
+    request, served = prepared.request, prepared.served
     for asked in prepared.choices:
-        async with aclosing(prepared.served.engine.generate(asked.prompt, asked.sampling)) as pieces:
+        prompt = asked.prompt
+        echo = prompt.text if request.echo else ""
+        shaper = LogprobShaper(served.token_texts, served.tokenizer, prompt_characters=len(prompt.text))
+        async with aclosing(served.engine.generate(prompt.ids, asked.sampling)) as pieces:
             async for piece in pieces:
-                yield asked.index, piece
+                logprobs = None
+                if request.logprobs is not None:
+                    # In a thread, as the prompts: a long one has thousands.
+                    logprobs = await asyncio.to_thread(shaper.shape, piece)
+                text, echo = echo + piece.text, ""
+                choice = Choice(index=asked.index, text=text, logprobs=logprobs, finish_reason=piece.finish_reason)
+                yield choice, piece.tokens

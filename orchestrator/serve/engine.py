@@ -63,8 +63,7 @@ class _Ticket:
         for result in results:
             if isinstance(result, EngineError):
                 raise result
-        pieces = [piece for piece in results if isinstance(piece, Piece)]
-        return Piece("".join(p.text for p in pieces), sum(p.tokens for p in pieces), pieces[-1].finish_reason)
+        return Piece.joined([piece for piece in results if isinstance(piece, Piece)])
 
 
 class Engine:

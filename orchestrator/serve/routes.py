@@ -50,7 +50,8 @@ def build_app(served: Served) -> FastAPI:
         prepared = await completion.prepare(parse_completion_request(await read_body(request)), served)
         if prepared.request.stream:
             return StreamingResponse(_events(prepared), media_type="text/event-stream")
-        return JSONResponse((await completion.whole(prepared)).model_dump())
+        answer = await completion.whole(prepared)
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     answer_errors(app)
     return app

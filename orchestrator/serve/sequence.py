@@ -1,22 +1,23 @@
 """One completion under way: reads its prompt at the first step, then makes one token a step.
 
-Shapes: T tokens, V vocabulary.
+Shapes: T tokens, D width.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from model.cache import KVCache
-from model.generate import sample
+from model.generate import TokenLogprob, prompt_logprobs, sample, token_logprobs
 from orchestrator.export.prove import ProvenModel
-from orchestrator.serve.text import Detokenizer, StopHolder
+from orchestrator.serve.text import Detokenizer, LogprobHolder, StopHolder
 
 FinishReason = Literal["stop", "length"]
 
@@ -31,6 +32,10 @@ class Sampling:
     seed: int | None = None
     """The same seed gives the same completion, whatever else the engine does meanwhile; None draws one."""
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    """Alternatives to each token that are told beside its log-probability; None: neither is."""
+    of_prompt: bool = False
+    """Whether the prompt's log-probabilities are told too; `logprobs` says how."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,53 @@ class Piece:
     text: str
     tokens: int
     finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """If asked for, of the tokens whose text begins in this piece; the end-of-text token is in the last one."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """If asked for, of all the prompt, in the first piece."""
+
+    @classmethod
+    def joined(cls, pieces: Ids[Piece]) -> Piece:
+        """Pieces that follow each other, as one."""
+        return cls(
+            "".join(piece.text for piece in pieces),
+            sum(piece.tokens for piece in pieces),
+            pieces[-1].finish_reason,
+            tuple(logprob for piece in pieces for logprob in piece.logprobs),
+            pieces[0].prompt_logprobs,
+        )
+
+
+class Writer:
+    """What becomes of a completion's tokens: text that may be sent on, its log-probabilities, and an end."""
+
+    def __init__(self, tokenizer: Tokenizer, sampling: Sampling, *, eos_id: int) -> None:
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stops = StopHolder(sampling.stop)
+        self._logprobs = LogprobHolder()
+        self._max_tokens = sampling.max_tokens
+        self._eos_id = eos_id
+        self._tokens = 0
+
+    def push(self, token: int, logprob: TokenLogprob | None = None) -> Piece:
+        """What this token adds. The piece of the last one, which has all that was held back, says why it is that."""
+        self._tokens += 1
+        if logprob is not None:
+            self._logprobs.push(logprob, at=self._detokenizer.characters)
+        text, reason = self._text_of(token)
+        whole = reason is not None and not self._stops.stopped
+        return Piece(text, 1, reason, self._logprobs.take(text, whole=whole))
+
+    def _text_of(self, token: int) -> tuple[str, FinishReason | None]:
+        ended = token == self._eos_id
+        text = "" if ended else self._stops.push(self._detokenizer.push(token))
+        if not self._stops.stopped:
+            if not ended and self._tokens < self._max_tokens:
+                return text, None
+            text += self._stops.push(self._detokenizer.flush())
+        if self._stops.stopped:
+            return text, "stop"
+        return text + self._stops.flush(), "stop" if ended else "length"
 
 
 class Sequence:
@@ -49,9 +101,7 @@ class Sequence:
         self._proven = proven
         self._sampling = sampling
         self._unread_T = list(prompt_T)
-        self._detokenizer = Detokenizer(proven.tokenizer)
-        self._stops = StopHolder(sampling.stop)
-        self._tokens = 0
+        self._writer = Writer(proven.tokenizer, sampling, eos_id=proven.eos_id)
         device = proven.model.embed.weight.device
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -60,37 +110,42 @@ class Sequence:
     @torch.inference_mode()
     def step(self) -> Piece:
         """Make one token (none if none was asked for). The piece of the last one says why it is the last."""
-        if self._sampling.max_tokens == 0:
+        sampling = self._sampling
+        if sampling.max_tokens == 0 and not sampling.of_prompt:
             return Piece("", 0, "length")
-        token = sample(
-            self._next_logits_V(),
-            temperature=self._sampling.temperature,
-            top_p=self._sampling.top_p,
-            generator=self._generator,
-            allowed_size=self._proven.allowed_size,
-        )
-        self._tokens += 1
-        self._unread_T = [token]
-        if token == self._proven.eos_id:
-            return self._end("", "stop")
-        text = self._stops.push(self._detokenizer.push(token))
-        if self._stops.stopped:
-            return Piece(text, 1, "stop")
-        if self._tokens == self._sampling.max_tokens:
-            return self._end(text, "length")
-        return Piece(text, 1)
+        first, read_T = self._cache is None, self._unread_T
+        x_TD = self._read()
+        of_prompt = self._of_prompt(x_TD, read_T) if first and sampling.of_prompt else ()
+        if sampling.max_tokens == 0:
+            return Piece("", 0, "length", prompt_logprobs=of_prompt)
+        return replace(self._make(x_TD), prompt_logprobs=of_prompt)
 
-    def _next_logits_V(self) -> Tensor:
+    def _read(self) -> Tensor:
+        """Hidden states [T, D] of what has not been read yet."""
         model = self._proven.model
         weights = model.embed.weight
         if self._cache is None:
             self._cache = KVCache.empty(model.config, rows=1, dtype=weights.dtype, device=weights.device)
         ids_1T = torch.tensor([self._unread_T], device=weights.device)
-        return model.logits(model.hidden(ids_1T, self._cache)[0, -1])
+        return model.hidden(ids_1T, self._cache)[0]
 
-    def _end(self, text: str, reason: FinishReason) -> Piece:
-        """The last piece, with all that was held back."""
-        text += self._stops.push(self._detokenizer.flush())
-        if self._stops.stopped:
-            return Piece(text, 1, "stop")
-        return Piece(text + self._stops.flush(), 1, reason)
+    def _of_prompt(self, x_TD: Tensor, prompt_T: Ids[int]) -> tuple[TokenLogprob, ...]:
+        model, size = self._proven.model, self._proven.allowed_size
+        return tuple(prompt_logprobs(model, x_TD, prompt_T, top=self._sampling.logprobs or 0, allowed_size=size))
+
+    def _make(self, x_TD: Tensor) -> Piece:
+        """The token after the last of the states."""
+        sampling, size = self._sampling, self._proven.allowed_size
+        logits_V = self._proven.model.logits(x_TD[-1])
+        token = sample(
+            logits_V,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            generator=self._generator,
+            allowed_size=size,
+        )
+        self._unread_T = [token]
+        logprob = None
+        if sampling.logprobs is not None:
+            (logprob,) = token_logprobs(logits_V[None], [token], top=sampling.logprobs, allowed_size=size)
+        return self._writer.push(token, logprob)

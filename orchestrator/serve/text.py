@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from model.generate import TokenLogprob
+
 
 class Detokenizer:
     """Text of token ids as they come. A character whose bytes are not all there yet is held back.
 
-    All pieces together with `flush()` are `tokenizer.decode(ids)`, whatever the ids.
+    All pieces together with `flush()` are `tokenizer.decode(ids)`, whatever the ids. Special tokens have no text,
+    unless they are `shown`.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, shown: bool = False) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._skip = not shown
+        self._stream = DecodeStream(skip_special_tokens=self._skip)
         self._ids: list[int] = []
-        self._sent_characters = 0
+        self.characters = 0
+        """Of all the pieces so far: where the text of the next token begins, or the character that it goes on with."""
 
     def push(self, token: int) -> str:
         """The text that this token completes; often empty."""
         self._ids.append(token)
         text = self._stream.step(self._tokenizer, token) or ""
-        self._sent_characters += len(text)
+        self.characters += len(text)
         return text
 
     def flush(self) -> str:
         """What was held back: bytes that no token can complete any more, as replacement characters."""
-        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        return text[self._sent_characters :]
+        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=self._skip)
+        return text[self.characters :]
 
 
 class StopHolder:
@@ -71,3 +77,27 @@ class StopHolder:
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):
                 return length
         return 0
+
+
+class LogprobHolder:
+    """Log-probabilities of tokens, each held back until the text that its token begins is sent.
+
+    So they come with their text, however it is cut into pieces, and tokens whose text a stop text has cut off whole
+    are never told.
+    """
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[int, TokenLogprob]] = deque()
+        self._sent_characters = 0
+
+    def push(self, logprob: TokenLogprob, *, at: int) -> None:
+        """A token whose text begins after `at` characters."""
+        self._held.append((at, logprob))
+
+    def take(self, text: str, *, whole: bool = False) -> tuple[TokenLogprob, ...]:
+        """Those that belong to `text`, which is sent next; all, if with it the whole text is sent."""
+        self._sent_characters += len(text)
+        taken = []
+        while self._held and (whole or self._held[0][0] < self._sent_characters):
+            taken.append(self._held.popleft()[1])
+        return tuple(taken)

@@ -109,6 +109,26 @@ def test_n_choices_and_a_seed(client: openai.OpenAI) -> None:
     assert len({choice.text for choice in once.choices}) == 6
 
 
+def test_logprobs_of_a_prompt_and_its_completion_whole_and_in_a_stream(client: openai.OpenAI) -> None:
+    asked = {"prompt": "é🚢 = ", "max_tokens": 40, "logprobs": 2, "echo": True}
+    (choice,) = complete(client, **asked).choices
+    told = choice.logprobs
+    assert {len(told.tokens), len(told.token_logprobs), len(told.top_logprobs), len(told.text_offset)} == {
+        complete(client, **asked).usage.total_tokens
+    }
+    assert (told.token_logprobs[0], told.top_logprobs[0], told.text_offset[0]) == (None, None, 0)
+    assert all(top[token] < 0 for token, top in list(zip(told.tokens, told.top_logprobs, strict=True))[1:])
+    pieces = [chunk.choices[0] for chunk in complete(client, stream=True, **asked)]
+    assert "".join(piece.text for piece in pieces) == choice.text
+    for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        assert [value for piece in pieces for value in getattr(piece.logprobs, name)] == getattr(told, name)
+    scored = complete(client, **{**asked, "max_tokens": 0}).choices[0].logprobs
+    assert scored.token_logprobs == told.token_logprobs[: len(scored.tokens)]
+    plain = complete(client, **{**asked, "echo": False}).choices[0].logprobs
+    assert plain.token_logprobs == told.token_logprobs[len(scored.tokens) :]
+    assert complete(client, max_tokens=4).choices[0].logprobs is None
+
+
 def test_another_model_is_openais_404(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="The model `gpt-4` does not exist") as e:
         complete(client, model="gpt-4")
@@ -119,7 +139,7 @@ def test_another_model_is_openais_404(client: openai.OpenAI) -> None:
     ("fields", "param", "code"),
     [
         ({"temperature": 9}, "temperature", None),
-        ({"logprobs": 2}, "logprobs", None),
+        ({"logprobs": 6}, "logprobs", None),
         ({"max_tokens": 4001}, "max_tokens", None),
         ({"prompt": [5] * 4090, "max_tokens": 10}, "prompt", "context_length_exceeded"),
         ({"prompt": [5] * 4096, "stream": True}, "prompt", "context_length_exceeded"),

@@ -1,4 +1,4 @@
-"""Sampling and generation. Shapes: V vocabulary, T tokens."""
+"""Sampling, log-probabilities and generation. Shapes: V vocabulary, T tokens."""
 
 from functools import partial
 from itertools import islice
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from model.config import ModelConfig
-from model.generate import generate, sample
+from model.generate import TokenLogprob, generate, prompt_logprobs, sample, token_logprobs
 from model.gpt import GPT
 from model.huggingface import to_hf_config, to_hf_state
 
@@ -81,6 +81,44 @@ def test_a_small_top_p_is_greedy():
 def test_settings_out_of_range_are_refused_by_name(setting, message):
     with pytest.raises(ValueError, match=message):
         draws(1, **setting)
+
+
+def test_a_token_has_the_log_of_its_softmax_and_the_likeliest_in_its_place():
+    logits_TV = torch.stack([LOGITS_V, -LOGITS_V])
+    want_TV = logits_TV.log_softmax(-1)
+    first, second = token_logprobs(logits_TV, [1, 1], top=2, allowed_size=5)
+    assert (first.token, [token for token, _ in first.top], [token for token, _ in second.top]) == (1, [4, 1], [3, 0])
+    assert [first.logprob, *dict(first.top).values()] == pytest.approx(want_TV[0, [1, 4, 1]].tolist(), abs=1e-6)
+    assert [second.logprob, *dict(second.top).values()] == pytest.approx(want_TV[1, [1, 3, 0]].tolist(), abs=1e-6)
+    assert dict(first.top)[1] == first.logprob  # to the bit: whoever asks whether it was the likeliest compares them
+
+
+def test_padding_counts_in_the_softmax_and_is_no_alternative():
+    (found,) = token_logprobs(LOGITS_V[None], [0], top=5, allowed_size=3)
+    assert found.logprob == pytest.approx(float(LOGITS_V.log_softmax(-1)[0]), abs=1e-6)
+    assert [token for token, _ in found.top] == [1, 2, 0]
+    assert token_logprobs(LOGITS_V[None], [0], top=0, allowed_size=3) == [TokenLogprob(0, found.logprob)]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("tokens", [1, 2, 256, 257, 258, 600])
+def test_a_prompt_is_scored_in_parts_as_by_one_forward(tokens):
+    config = ModelConfig(**{**CONFIG.to_dict(), "context": 600, "tie_embeddings": False})
+    model = GPT(config).initialise(0).eval()
+    ids_T = torch.randint(0, 67, (tokens,), generator=seeded(tokens)).tolist()
+    x_TD = model.hidden(torch.tensor([ids_T]))[0]
+    want_TV = model.logits(x_TD).log_softmax(-1)
+    rows = []
+    model.head.register_forward_hook(lambda module, given, logits_TV: rows.append(len(logits_TV)))
+    first, *rest = prompt_logprobs(model, x_TD, ids_T, top=3, allowed_size=67)
+    assert first == TokenLogprob(ids_T[0], None)
+    assert [each.token for each in rest] == ids_T[1:]
+    want = want_TV[range(tokens - 1), ids_T[1:]].tolist()
+    assert [each.logprob for each in rest] == pytest.approx(want, abs=1e-5)
+    best = want_TV[:-1].topk(3).values.tolist()
+    assert [[value for _, value in each.top] for each in rest] == [pytest.approx(row, abs=1e-5) for row in best]
+    assert sum(rows) == tokens - 1
+    assert max(rows, default=0) <= 256
 
 
 @pytest.mark.parametrize("tie", [True, False])

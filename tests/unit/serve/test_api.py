@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.serve.api import CompletionRequest, Usage, parse_completion_request
+from orchestrator.serve.api import Choice, CompletionRequest, Logprobs, Usage, parse_completion_request
 from orchestrator.serve.errors import ApiError, context_exceeded, model_not_found
 
 
@@ -25,7 +25,7 @@ def test_defaults_are_openais() -> None:
 def test_null_is_the_default() -> None:
     names = set(CompletionRequest.model_fields) - {"model"}
     assert parse(**dict.fromkeys(names)) == parse()
-    assert parse(logprobs=None, suffix=None, logit_bias=None) == parse()
+    assert parse(suffix=None, logit_bias=None) == parse()
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,7 @@ def test_the_forms_of_stop(given: Any, stops: tuple[str, ...]) -> None:
         {"stream": True, "stream_options": {"include_usage": True}},
         {"seed": -1},
         {"temperature": 2, "top_p": 1},
+        {"stop": [str(i) for i in range(16)]},
     ],
 )
 def test_harmless_values_are_accepted(harmless: dict[str, Any]) -> None:
@@ -86,7 +87,7 @@ def test_harmless_values_are_accepted(harmless: dict[str, Any]) -> None:
         ({"n": 65, "prompt": ["a", "b"]}, "n", "n: asks for more than 128 choices over all prompts"),
         ({"best_of": 3}, "best_of", "best_of: must equal n"),
         ({"seed": 2**63}, "seed", "less than"),
-        ({"stop": ["1", "2", "3", "4", "5"]}, "stop", "stop: has 5 texts; at most 4 are allowed"),
+        ({"stop": ["x"] * 17}, "stop", "stop: has 17 texts; at most 16 are allowed"),
         ({"stop": ""}, "stop", "none of them empty"),
         ({"stop": [1]}, "stop", "must be a text or a list of texts"),
         ({"prompt": []}, "prompt", "prompt: must be a text, token ids, or a list of these"),
@@ -95,8 +96,9 @@ def test_harmless_values_are_accepted(harmless: dict[str, Any]) -> None:
         ({"prompt": [True]}, "prompt", "must be a text"),
         ({"prompt": [-1]}, "prompt", "must be a text"),
         ({"prompt": 5}, "prompt", "must be a text"),
-        ({"logprobs": 1}, "logprobs", "logprobs: is not supported"),
-        ({"logprobs": 0}, "logprobs", "logprobs: is not supported"),
+        ({"logprobs": 6}, "logprobs", "logprobs: Input should be less than or equal to 5, got 6"),
+        ({"logprobs": -1}, "logprobs", "greater than or equal to 0"),
+        ({"logprobs": True}, "logprobs", "logprobs: Input should be a valid integer, got True"),
         ({"suffix": "x"}, "suffix", "suffix: is not supported"),
         ({"presence_penalty": 0.5}, "presence_penalty", "is not supported"),
         ({"logit_bias": {"5": -100}}, "logit_bias", "is not supported"),
@@ -152,6 +154,32 @@ def test_errors_have_openais_form() -> None:
         "(60 in your prompt; 16 for the completion)."
     )
     assert ApiError("x", status=500).body()["error"]["type"] == "server_error"
+
+
+@pytest.mark.parametrize("given", [None, 0, 1, 5])
+def test_logprobs_are_a_number_of_alternatives(given: int | None) -> None:
+    assert parse(logprobs=given).logprobs == given
+
+
+def test_choices_are_joined_with_their_logprobs() -> None:
+    def piece(text: str, token: str, at: int, reason: Any = None) -> Choice:
+        logprobs = Logprobs(tokens=[token], token_logprobs=[-1.0], top_logprobs=[{token: -1.0}], text_offset=[at])
+        return Choice(index=3, text=text, logprobs=logprobs, finish_reason=reason)
+
+    choice = piece("ab", "ab", 0)
+    choice.extend(piece("", " c", 2))
+    choice.extend(piece(" c", "<|end|>", 4, "stop"))
+    assert choice.model_dump() == {
+        "index": 3,
+        "text": "ab c",
+        "logprobs": {
+            "tokens": ["ab", " c", "<|end|>"],
+            "token_logprobs": [-1.0, -1.0, -1.0],
+            "top_logprobs": [{"ab": -1.0}, {" c": -1.0}, {"<|end|>": -1.0}],
+            "text_offset": [0, 2, 4],
+        },
+        "finish_reason": "stop",
+    }
 
 
 def test_usage_adds_up() -> None:

@@ -115,6 +115,20 @@ async def test_a_failure_stays_with_its_request(engine: Engine, proven: ProvenMo
     assert await collect(engine, [10, 20], SHORT) == alone(proven, [10, 20], SHORT)
 
 
+async def test_a_slow_reader_misses_no_logprob(engine: Engine, proven: ProvenModel) -> None:
+    sampling = Sampling(max_tokens=20, seed=1, logprobs=1, of_prompt=True)
+    stream = engine.generate([10, 20], sampling)
+    pieces = [await anext(stream)]
+    await asyncio.sleep(0.3)
+    pieces += [piece async for piece in stream]
+    sequence = Sequence(proven, [10, 20], sampling)
+    every = [sequence.step()]
+    while every[-1].finish_reason is None:
+        every.append(sequence.step())
+    assert len(pieces) < len(every)
+    assert Piece.joined(pieces) == Piece.joined(every)
+
+
 async def test_check_makes_a_token(engine: Engine) -> None:
     await engine.check(timeout_s=5)
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from model.generate import TokenLogprob
 from orchestrator.export.prove import ProvenModel
 from orchestrator.serve.completion import Served
 from orchestrator.serve.engine import Engine, EngineError, InferenceEngine
@@ -149,6 +150,65 @@ async def test_a_stream_ends_with_the_usage_that_was_asked_for(client: httpx.Asy
     assert last["usage"] == whole["usage"]
 
 
+async def test_logprobs_of_a_completion(client: httpx.AsyncClient, proven: ProvenModel) -> None:
+    (choice,) = (await complete(client, prompt="é🚢", max_tokens=30, logprobs=2))["choices"]
+    told = choice["logprobs"]
+    assert list(told) == ["tokens", "token_logprobs", "top_logprobs", "text_offset"]
+    assert {len(values) for values in told.values()} == {30}
+    assert told["text_offset"][0] == 2  # from the prompt's beginning, as OpenAI has it
+    assert told["text_offset"] == sorted(told["text_offset"])
+    for token, logprob, top in zip(told["tokens"], told["token_logprobs"], told["top_logprobs"], strict=True):
+        assert top[token] == logprob < 0
+        assert len(top) in (2, 3)
+    by_ids = await complete(client, prompt=proven.tokenizer.encode("é🚢").ids, max_tokens=30, logprobs=2)
+    assert by_ids["choices"] == [choice]
+
+
+async def test_an_echo_has_the_logprobs_of_the_prompt(client: httpx.AsyncClient) -> None:
+    (alone,) = (await complete(client, max_tokens=0, logprobs=1, echo=True))["choices"]
+    (more,) = (await complete(client, max_tokens=1, logprobs=1, echo=True))["choices"]
+    (plain,) = (await complete(client, max_tokens=1, logprobs=1))["choices"]
+    assert alone["text"] == "".join(alone["logprobs"]["tokens"]) == "def "
+    assert (alone["logprobs"]["token_logprobs"][0], alone["logprobs"]["top_logprobs"][0]) == (None, None)
+    assert None not in alone["logprobs"]["token_logprobs"][1:]
+    assert alone["logprobs"]["text_offset"][0] == 0
+    for name, values in more["logprobs"].items():
+        assert values == alone["logprobs"][name] + plain["logprobs"][name]
+
+
+async def test_logprobs_without_alternatives_are_of_the_tokens_alone(client: httpx.AsyncClient) -> None:
+    (choice,) = (await complete(client, max_tokens=3, logprobs=0))["choices"]
+    told = choice["logprobs"]
+    assert told["top_logprobs"] == [
+        {token: logprob} for token, logprob in zip(told["tokens"], told["token_logprobs"], strict=True)
+    ]
+    (nothing,) = (await complete(client, max_tokens=0, logprobs=0))["choices"]
+    assert set(map(tuple, nothing["logprobs"].values())) == {()}
+
+
+async def test_an_empty_prompt_has_a_token_without_text(client: httpx.AsyncClient) -> None:
+    (choice,) = (await complete(client, prompt="", max_tokens=1, logprobs=0, echo=True))["choices"]
+    assert (choice["logprobs"]["tokens"][0], choice["logprobs"]["text_offset"]) == ("<|endoftext|>", [0, 0])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"n": 2, "echo": True}, {"echo": True, "prompt": ["", [0, 5]]}, {"stop": ["e", "🚢"]}, {"max_tokens": 0}],
+)
+async def test_a_stream_has_the_same_logprobs(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+    fields = {"max_tokens": 24, "logprobs": 3, **fields}
+    whole = await complete(client, **fields)
+    chunks = await events(client, **fields)
+    for choice in whole["choices"]:
+        mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
+        assert "".join(c["text"] for c in mine) == choice["text"]
+        for name, values in choice["logprobs"].items():
+            assert [value for c in mine for value in c["logprobs"][name]] == values
+        end = sum(len(c["text"]) for c in mine)
+        if choice["finish_reason"] == "stop":
+            assert all(offset < end for offset in choice["logprobs"]["text_offset"])
+
+
 async def test_models(client: httpx.AsyncClient) -> None:
     card = {"id": "tiny", "object": "model", "created": 1_700_000_000, "owned_by": "slipway"}
     assert (await client.get("/v1/models")).json() == {"object": "list", "data": [card]}
@@ -223,6 +283,21 @@ class Crashing(Failing):
     async def generate(self, prompt_T: object, sampling: Sampling) -> AsyncGenerator[Piece, None]:
         raise KeyError("secret detail")
         yield
+
+
+class HalfCharacter(Failing):
+    """An engine whose first token has no text yet."""
+
+    async def generate(self, prompt_T: object, sampling: Sampling) -> AsyncGenerator[Piece, None]:
+        yield Piece("", 1, prompt_logprobs=(TokenLogprob(0, None),))
+        yield Piece("x", 1, "length", logprobs=(TokenLogprob(5, -1.0), TokenLogprob(6, -2.0)))
+
+
+async def test_logprobs_of_a_prompt_without_text_are_sent_too(proven: ProvenModel) -> None:
+    async with client_of(served(HalfCharacter(), proven)) as client:
+        chunks = await events(client, prompt="", echo=True, logprobs=0)
+    told = [chunk["choices"][0]["logprobs"]["token_logprobs"] for chunk in chunks]
+    assert told == [[None], [-1.0, -2.0]]
 
 
 async def test_a_bug_shows_no_detail(proven: ProvenModel) -> None:

@@ -6,9 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
+from model.generate import TokenLogprob
 from orchestrator.export.prove import ProvenModel
-from orchestrator.serve.sequence import Piece, Sampling, Sequence
+from orchestrator.serve.sequence import Piece, Sampling, Sequence, Writer
+from orchestrator.serve.text import Detokenizer
 
 PROMPT = [10, 20, 30]
 
@@ -98,3 +103,77 @@ def replace_eos(proven: ProvenModel) -> ProvenModel:
 
 def test_no_tokens_are_no_work(proven: ProvenModel) -> None:
     assert run(proven, PROMPT, Sampling(max_tokens=0)) == [Piece("", 0, "length")]
+
+
+@torch.inference_mode()
+def of_one_forward(proven: ProvenModel, ids: list[int]) -> list[float]:
+    """Log-probabilities of all tokens but the first, without a cache."""
+    logprobs_TV = proven.model(torch.tensor([ids]))[0].log_softmax(-1)
+    return [float(logprobs_TV[at, token]) for at, token in enumerate(ids[1:])]
+
+
+@given(
+    st.lists(st.integers(1, 299), min_size=1, max_size=40),
+    st.integers(0, 20),
+    st.floats(0.0, 2.0),
+    st.floats(0.1, 1.0),
+)
+def test_logprobs_are_those_of_one_forward_however_tokens_are_drawn(
+    proven: ProvenModel, prompt: list[int], max_tokens: int, temperature: float, top_p: float
+) -> None:
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=1, logprobs=2, of_prompt=True)
+    piece = Piece.joined(run(proven, prompt, sampling))
+    first, *rest = (*piece.prompt_logprobs, *piece.logprobs)
+    assert first == TokenLogprob(prompt[0], None)
+    assert len(piece.prompt_logprobs) == len(prompt)
+    ids = [each.token for each in piece.logprobs]
+    assert (len(ids), proven.tokenizer.decode(ids)) == (piece.tokens, piece.text)
+    assert [each.logprob for each in rest] == pytest.approx(of_one_forward(proven, prompt + ids), abs=1e-5)
+    assert all(len(each.top) == 2 and each.top[0][1] >= each.top[1][1] for each in rest)
+
+
+def test_a_token_drawn_at_temperature_0_is_the_likeliest_to_the_bit(proven: ProvenModel) -> None:
+    piece = Piece.joined(run(proven, PROMPT, Sampling(max_tokens=20, temperature=0.0, logprobs=1)))
+    assert [each.top for each in piece.logprobs] == [((each.token, each.logprob),) for each in piece.logprobs]
+    assert piece.prompt_logprobs == ()
+
+
+def test_nobody_who_does_not_ask_gets_logprobs(proven: ProvenModel) -> None:
+    assert {(p.logprobs, p.prompt_logprobs) for p in run(proven, PROMPT, Sampling(max_tokens=9))} == {((), ())}
+
+
+def test_a_prompt_alone_is_scored_without_a_token(proven: ProvenModel) -> None:
+    (piece,) = run(proven, PROMPT, Sampling(max_tokens=0, logprobs=0, of_prompt=True))
+    assert (piece.text, piece.tokens, piece.finish_reason, piece.logprobs) == ("", 0, "length", ())
+    assert [(each.token, each.top) for each in piece.prompt_logprobs] == [(token, ()) for token in PROMPT]
+
+
+def test_the_end_of_text_token_has_a_logprob(proven: ProvenModel) -> None:
+    ending = greedy_without_cache(proven, 1)[0]
+    proven = replace(proven, manifest=proven.manifest.model_copy(update={"eos_token_id": ending}))
+    (piece,) = run(proven, PROMPT, Sampling(max_tokens=5, temperature=0.0, logprobs=0))
+    assert (piece.text, piece.finish_reason, [each.token for each in piece.logprobs]) == ("", "stop", [ending])
+
+
+@given(
+    st.lists(st.integers(0, 299), min_size=1, max_size=30),
+    st.lists(st.sampled_from(["a", "b)", "\n", "et", "ö", "漢", "\ufffd"]), max_size=2),
+)
+def test_tokens_have_logprobs_if_and_where_their_text_is_sent(
+    tokenizer: Tokenizer, ids: list[int], stops: list[str]
+) -> None:
+    writer = Writer(tokenizer, Sampling(max_tokens=len(ids), stop=tuple(stops)), eos_id=0)
+    detokenizer, begins, sent, told = Detokenizer(tokenizer), [], "", 0
+    for token in ids:
+        begins.append(detokenizer.characters)
+        piece = writer.push(token, TokenLogprob(token, -1.0))
+        detokenizer.push(token)
+        sent += piece.text
+        assert [each.token for each in piece.logprobs] == ids[told : told + len(piece.logprobs)]
+        told += len(piece.logprobs)
+        if piece.finish_reason is None or (piece.finish_reason == "stop" and token != 0):
+            assert told == sum(begin < len(sent) for begin in begins)
+        if piece.finish_reason is not None:
+            break
+    if piece.finish_reason == "length":
+        assert told == len(ids)

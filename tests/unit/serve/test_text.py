@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from model.generate import TokenLogprob
 from orchestrator.data.tokens.tokenizer import train_bpe
-from orchestrator.serve.text import Detokenizer, StopHolder
+from orchestrator.serve.text import Detokenizer, LogprobHolder, StopHolder
 
 BYTES = Tokenizer.from_str(train_bpe(TEXTS, 257))
 """A tokenizer with hardly a merge: every byte of a character is a token of its own."""
@@ -48,6 +49,12 @@ def test_bytes_that_nothing_completes_come_at_the_end_as_replacement_characters(
 
 def test_the_end_of_text_token_has_no_text(tokenizer: Tokenizer) -> None:
     assert pieces_of(tokenizer, [0, 0]) == ["", "", ""]
+
+
+def test_special_tokens_have_their_name_as_text_where_they_are_shown(tokenizer: Tokenizer) -> None:
+    detokenizer = Detokenizer(tokenizer, shown=True)
+    assert (detokenizer.push(0), detokenizer.characters) == ("<|endoftext|>", 13)
+    assert (detokenizer.push(70), detokenizer.characters) == (tokenizer.decode([70]), 14)
 
 
 def held(stops: list[str], pieces: list[str]) -> tuple[list[str], bool]:
@@ -94,3 +101,16 @@ def test_the_result_does_not_depend_on_the_pieces(stops: list[str], text: str, c
     pieces = [text[a:b] for a, b in itertools.pairwise(borders)]
     sent, stopped = held(stops, pieces)
     assert ("".join(sent), stopped) == cut_at_first_complete(stops, text)
+
+
+def test_logprobs_come_when_the_text_of_their_token_begins() -> None:
+    holder, a, b, c, d = LogprobHolder(), *(TokenLogprob(token, -1.0) for token in range(4))
+    holder.push(a, at=0)
+    assert holder.take("") == ()  # half a character, or perhaps the beginning of a stop text
+    holder.push(b, at=0)
+    assert holder.take("xy") == (a, b)
+    holder.push(c, at=2)
+    holder.push(d, at=4)
+    assert holder.take("z") == (c,)
+    assert holder.take("z") == ()  # a stop text begins here
+    assert holder.take("", whole=True) == (d,)
