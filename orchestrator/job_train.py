@@ -198,7 +198,7 @@ class Train(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     zero: Zero = Zero()
     engine: Literal["auto", "deepspeed", "torch"] = "auto"
-    """`torch` does stage 0 without DeepSpeed's hooks; auto: it, where the stage is 0 and the precision not fp16."""
+    """`torch` does stage 0 without DeepSpeed's hooks; auto: it, where the stage is 0."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     compile: bool = False
@@ -218,6 +218,9 @@ class Train(Section):
             raise ValueError(f"engine torch shards nothing: zero.stage {self.zero.stage} needs deepspeed")
         if self.engine == "torch" and self.precision == "fp16":
             raise ValueError("engine torch scales no losses: precision fp16 needs deepspeed")
+        if self.precision == "fp16" and (self.zero.stage == 0 or self.optimizer.name == "muon"):
+            whole = "zero.stage 0" if self.zero.stage == 0 else "optimizer muon"
+            raise ValueError(f"precision fp16 scales its losses in ZeRO: zero.stage 1, 2, 3 or auto, not {whole}")
         if self.optimizer.name == "muon" and self.zero.stage not in (0, "auto"):
             raise ValueError(f"optimizer muon needs whole matrices: zero.stage 0 or auto, not {self.zero.stage}")
         return self

@@ -87,7 +87,7 @@ def possible_stages(job: JobSpec) -> list[int]:
     train = job.training
     if train.zero.stage != "auto":
         return [train.zero.stage]
-    first = 1 if train.zero.offload.optimizer == "cpu" else 0
+    first = 1 if train.zero.offload.optimizer == "cpu" or train.precision == "fp16" else 0
     if (
         "nvme" in (train.zero.offload.optimizer, train.zero.offload.parameters)
         or train.zero.offload.parameters == "cpu"

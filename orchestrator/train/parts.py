@@ -79,8 +79,6 @@ class Beginning:
     plan: Plan
     origin: Origin | None = None
     """The weights it begins with; None: they are drawn."""
-    stage: int | None = None
-    """Of ZeRO, where a checkpoint has decided it; None: the plan's."""
     largest_micro_batch: int | None = None
     """Where memory ran out with more."""
 
@@ -96,7 +94,7 @@ def assemble(
     """Data and engine of a rank; shards that had to be fetched stay in the cache as long as `leases` holds."""
     train = job.training
     batching = cut(job, group.num_ranks, most=beginning.micro_batch)
-    stage = beginning.plan.zero_stage if beginning.stage is None else beginning.stage
+    stage = beginning.plan.zero_stage
     model, description = make_model(job, dataset, beginning.origin)
     reference = None
     if job.objective == "preference":

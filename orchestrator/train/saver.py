@@ -17,7 +17,6 @@ from orchestrator.checkpoint import layout
 from orchestrator.checkpoint.layout import Progress
 from orchestrator.checkpoint.reader import Checkpoint
 from orchestrator.checkpoint.writer import CheckpointWriter
-from orchestrator.errors import CapacityError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import job_to_yaml
 from orchestrator.objectives.protocol import Tensors
@@ -74,18 +73,7 @@ class Saver:
         return self._writer.write(progress.step, fill=fill_both, manifest=manifest, best_step=progress.best_step)
 
     def restore(self, checkpoint: Checkpoint) -> Progress:
-        """Go on where a checkpoint stands. Collective.
-
-        Raises:
-            CapacityError: it was written by another number of workers.
-        """
-        world_size = checkpoint.manifest["world_size"]
-        if world_size != self._group.num_ranks and not self._engine.portable:
-            raise CapacityError(
-                f"the checkpoint {checkpoint.path.name} was written by {world_size} worker(s), "
-                f"this attempt has {self._group.num_ranks}",
-                fix=f"set train.workers.max={world_size} and run where so many fit (stage 0 goes on with any number)",
-            )
+        """Go on where a checkpoint stands, whatever number of workers wrote it at whatever stage. Collective."""
         self._engine.load(checkpoint.path / layout.STATE_FOLDER)
         random_state = checkpoint.path / layout.rng_file(self._group.rank)
         if not random_state.is_file():  # a rank that was not there goes on from its own seed

@@ -77,7 +77,6 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
         beginning = Beginning(
             plan=read_plan(run),
             origin=Origin(*began) if began else None,
-            stage=checkpoint.manifest["zero_stage"] if checkpoint else None,
             largest_micro_batch=largest_micro_batch(run),
         )
         parts = assemble(job, dataset, group, leases, beginning=beginning)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -15,15 +14,15 @@ from torch import Tensor, nn
 from orchestrator.errors import JobError
 from orchestrator.job_train import Train
 from orchestrator.objectives.protocol import Batch, Objective, Tensors
-from orchestrator.store import as_disk_error
 from orchestrator.train.engine.devices import own_device, to_device, to_host
+from orchestrator.train.engine.pieces import PieceReader, write_pieces
 from orchestrator.train.engine.protocol import Evaluated, Learner, StepStats
 from orchestrator.train.engine.settings import deepspeed_config
+from orchestrator.train.engine.state import Layout, buffers_of, pieces_of, set_buffers, take_up
+from orchestrator.train.engine.zero_layout import layout_of, scaler_numbers, set_scaler
 from orchestrator.train.group import TorchGroup
 from orchestrator.train.lora import merged_weights
 from orchestrator.train.optimizers import module_optimizer
-
-_STATE_TAG = "state"
 
 
 class DeepSpeedEngine:
@@ -33,8 +32,6 @@ class DeepSpeedEngine:
         model: with its initial weights, the same on every rank.
         stage: of ZeRO, decided by the plan.
     """
-
-    portable = False
 
     def __init__(
         self,
@@ -57,6 +54,7 @@ class DeepSpeedEngine:
         self._frozen = {name: p.detach().cpu().clone() for name, p in frozen} if group.rank == 0 else {}
         self._model = model.to(self._device)
         self._names = [name for name, _ in model.named_parameters()]
+        self._wholes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
         learner = Learner(self._model, objective)
         if train.compile:
             learner.compile()
@@ -71,10 +69,6 @@ class DeepSpeedEngine:
                 on_gpu=self._device.type == "cuda",
             ),
         )
-        self._saver = _RecordingSaver(self._engine.checkpoint_engine)
-        self._engine.checkpoint_engine = self._saver
-        # Rank 0 would copy two scripts beside the state, and leave the other ranks waiting where the disk is full.
-        self._engine._copy_recovery_script = lambda *_: None
         # Stage 0 keeps fp32 weights and computes under autocast: DeepSpeed's own bf16 optimizer without ZeRO drifts
         # from the other stages (gradient norm 4 % off at step 2 of the quickstart, where they agree to 0.1 %).
         self._autocast = train.precision == "bf16" and stage == 0
@@ -127,16 +121,25 @@ class DeepSpeedEngine:
 
     def save(self, folder: Path) -> None:
         """See `TrainEngine`."""
-        self._saver.error = None
-        self._engine.save_checkpoint(str(folder), tag=_STATE_TAG, save_latest=False)
-        if self._saver.error is not None:
-            raise self._saver.error
+        if self._stage == 0 and self._group.rank:  # all ranks hold the same
+            return
+        pieces, numbers = pieces_of(self._layout)
+        if self._group.rank == 0:
+            pieces |= buffers_of(self._model)
+        numbers |= scaler_numbers(self._engine.optimizer)
+        num_ranks = self._group.num_ranks if self._stage else 1
+        write_pieces(folder, pieces, numbers, rank=self._group.rank, num_ranks=num_ranks)
 
     def load(self, folder: Path) -> None:
         """See `TrainEngine`."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=_STATE_TAG)
-        if path is None:
-            raise OSError(errno.EIO, "DeepSpeed found no state to load", str(folder))
+        with PieceReader(folder) as reader:
+            take_up(self._layout, reader, self._wholes)
+            set_buffers(self._model, reader)
+            set_scaler(self._engine.optimizer, reader.numbers)
+
+    @property
+    def _layout(self) -> Layout:
+        return layout_of(self._engine.optimizer, self._model, stage=self._stage)
 
     def _forward(self, tensors: Tensors, *, losses: bool = True, outputs: bool = False) -> tuple[Tensors, Tensors]:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
@@ -167,26 +170,6 @@ def _require_nvme(train: Train) -> None:
             "train.zero.offload to nvme needs DeepSpeed's async_io, which cannot be built here",
             fix="install libaio with its headers, or offload to cpu",
         )
-
-
-class _RecordingSaver:
-    """DeepSpeed's own way of writing files, but a failed write is kept for later instead of raised at once.
-
-    Raised inside `save_checkpoint`, it would leave the other ranks waiting in a collective for this one.
-    """
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.error: OSError | None = None
-
-    def save(self, state_dict: Any, path: str) -> None:
-        try:
-            self._inner.save(state_dict, path)
-        except (OSError, RuntimeError) as error:
-            self.error = self.error or as_disk_error(error, Path(path)) or OSError(errno.EIO, str(error), path)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 def import_deepspeed() -> Any:

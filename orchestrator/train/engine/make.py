@@ -36,5 +36,5 @@ def make_engine(
 
 
 def uses_torch(train: Train, stage: int) -> bool:
-    """Whether the plain engine does it: it shards nothing and scales no losses."""
-    return train.engine != "deepspeed" and stage == 0 and train.precision != "fp16"
+    """Whether the plain engine does it: it shards nothing."""
+    return train.engine != "deepspeed" and stage == 0

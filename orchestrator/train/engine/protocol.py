@@ -40,9 +40,6 @@ class Evaluated:
 class TrainEngine(Protocol):
     """Every method is collective: all ranks call it, in the same order."""
 
-    portable: bool
-    """Whether any number of ranks can load what it saved."""
-
     def step(self, batches: Sequence[Batch], *, totals: Mapping[str, float], learning_rate: float) -> StepStats:
         """Accumulate the gradients of all micro-batches, reduce them over ranks, and update the weights.
 
@@ -72,10 +69,10 @@ class TrainEngine(Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote.
+        """Restore what `save` of any engine wrote, on any number of ranks.
 
         Raises:
-            OSError: it cannot be read, or was written at another world size and does not fit.
+            OSError: it cannot be read, or is the state of another model.
         """
         ...
 

@@ -9,15 +9,12 @@ N numbers in all weights.
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchestrator.job_train import Train
@@ -25,13 +22,15 @@ from orchestrator.objectives.protocol import Batch, Objective, Tensors
 from orchestrator.track import metrics
 from orchestrator.train.engine.devices import own_device, to_device, to_host
 from orchestrator.train.engine.flat import FlatWeights, norm_of
+from orchestrator.train.engine.pieces import Piece, PieceReader, write_pieces
 from orchestrator.train.engine.protocol import Evaluated, Learner, StepStats
+from orchestrator.train.engine.state import Layout, Span, buffers_of, pieces_of, set_buffers, take_up
 from orchestrator.train.engine.statistics import Statistics, share_of
 from orchestrator.train.group import TorchGroup
 from orchestrator.train.lora import merged_weights
 from orchestrator.train.optimizers import flat_optimizer
 
-_STATE = "state.safetensors"
+_AVERAGE, _STATISTICS = "average", "statistics."
 
 
 class TorchEngine:
@@ -47,8 +46,6 @@ class TorchEngine:
     Raises:
         ValueError: nothing of the model is trained, or the optimizer does not fit the model.
     """
-
-    portable = True
 
     def __init__(self, model: nn.Module, objective: Objective, train: Train, *, group: TorchGroup) -> None:
         self._group, self._train = group, train
@@ -120,31 +117,36 @@ class TorchEngine:
         return merged_weights(self._model, {name: _host_copy(value) for name, value in whole.items()})
 
     def save(self, folder: Path) -> None:
-        """See `TrainEngine`. All ranks hold the same: rank 0 writes it, and any number of ranks reads it."""
+        """See `TrainEngine`. All ranks hold the same: rank 0 writes it."""
         self._refuse_half_updated()
         if self._group.rank:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._state().items()}
-        try:
-            save_file(tensors, folder / _STATE)
-        except SafetensorError as error:
-            raise OSError(errno.EIO, str(error), str(folder / _STATE)) from error
+        pieces, numbers = pieces_of(self._layout)
+        if self._average_N is not None:
+            for slot, values in zip(self._flat.slots, self._flat.views(self._average_N), strict=True):
+                pieces[f"{_AVERAGE}/{slot.name}"] = Piece(0, values.view(-1))
+        numbers |= {f"{_STATISTICS}{i}": value for i, value in enumerate(self._statistics.state.tolist())}
+        write_pieces(folder, pieces | buffers_of(self._model), numbers, rank=0, num_ranks=1)
 
     def load(self, folder: Path) -> None:
         """See `TrainEngine`."""
-        path, mine = folder / _STATE, self._state()
-        try:
-            with safe_open(path, "pt") as file:
-                if other := sorted(set(file.keys()) ^ mine.keys()):
-                    raise OSError(errno.EINVAL, f"it does not fit this job: {', '.join(other)}", str(path))
-                for name, tensor in mine.items():  # one at a time: never all of it beside what there is
-                    _fill(tensor, file.get_tensor(name), name, path)
-        except SafetensorError as error:
-            raise OSError(errno.EIO, str(error), str(path)) from error
+        with PieceReader(folder) as reader:
+            take_up(self._layout, reader, {slot.name: slot.numbers for slot in self._flat.slots})
+            set_buffers(self._model, reader)
+            if self._average_N is not None:
+                for slot, values in zip(self._flat.slots, self._flat.views(self._average_N), strict=True):
+                    values.view(-1).copy_(reader.read(f"{_AVERAGE}/{slot.name}", 0, slot.numbers))
+            for i in range(len(self._statistics.state)):
+                self._statistics.state[i] = reader.numbers.get(f"{_STATISTICS}{i}", 0.0)
+        self._half_updated = False
+
+    @property
+    def _layout(self) -> Layout:
+        return _FlatLayout(self._optimizer, self._flat, show=self._show)
+
+    def _show(self) -> None:
         self._to_training()
         self._flat.show(self._flat.master_N, changed=True)
-        self._half_updated = False
 
     def _add_gradient(self, batch: Batch, totals: Mapping[str, float], *, is_first: bool) -> Tensors:
         """One forward and backward pass; the losses by part."""
@@ -203,26 +205,23 @@ class TorchEngine:
                 for buffer in self._model.buffers():
                     dist.broadcast(buffer, src=0)
 
-    def _state(self) -> Tensors:
-        """All that training goes on from, by name: the tensors themselves."""
-        found = {"weights": self._flat.master_N, "statistics": self._statistics.state}
-        if self._average_N is not None:
-            found["average"] = self._average_N
-        found |= {f"buffer.{name}": buffer for name, buffer in self._model.named_buffers()}
-        leaves = [leaf for group in self._optimizer.param_groups for leaf in group["params"]]
-        for number, leaf in enumerate(leaves):
-            state = self._optimizer.state.get(leaf, {})
-            found |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-        return found
+
+class _FlatLayout:
+    """All weights, as the optimizer has them: a kind is one tensor to it, or each matrix is."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, flat: FlatWeights, *, show: Callable[[], None]) -> None:
+        self.optimizer, self._flat = optimizer, flat
+        self.show = show
+
+    def spans(self) -> Iterator[Span]:
+        leaves = [leaf for group in self.optimizer.param_groups for leaf in group["params"]]
+        starts = sorted((leaf.storage_offset(), number) for number, leaf in enumerate(leaves))
+        for slot in self._flat.slots:
+            first, number = max(start for start in starts if start[0] <= slot.start)
+            yield Span(slot.name, 0, slot.numbers, leaves[number], slot.start - first)
 
 
 def _host_copy(tensor: Tensor) -> Tensor:
     """A copy of its own on the CPU, in fp32 where it is no integer."""
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
     return tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
-
-
-def _fill(tensor: Tensor, found: Tensor, name: str, path: Path) -> None:
-    if tensor.shape != found.shape:
-        raise OSError(errno.EINVAL, f"{name} has {list(found.shape)} numbers, not {list(tensor.shape)}", str(path))
-    tensor.copy_(found)

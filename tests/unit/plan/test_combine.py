@@ -30,7 +30,7 @@ TO_DISK = "{stage: auto, offload: {optimizer: nvme, nvme_path: /nvme}}"
         (("train.zero.stage=2", "train.ema=0.99"), ["train.ema 0.99", "train.zero.stage 2"]),
         (("train.zero.stage=0", "train.ema=0.99", "train.engine=deepspeed"), ["train.ema", "train.engine deepspeed"]),
         (
-            ("train.zero.stage=0", "train.ema=0.99", "train.precision=fp16", "train.workers.gpus=1"),
+            ("train.zero.stage=auto", "train.ema=0.99", "train.precision=fp16", "train.workers.gpus=1"),
             ["train.precision fp16"],
         ),
     ],

@@ -1,0 +1,140 @@
+"""What training goes on from, as pieces by the names of parameters: so a state outlives its engine and its ranks.
+
+Each rank says which numbers of which parameter it updates, in fp32 with the optimizer's state of them, and takes up
+what it has to hold from whoever had it.
+
+N numbers of a piece, or of a flat tensor.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.train.engine.pieces import Piece, PieceReader
+
+_WEIGHT, _BUFFER, _OPTIMIZER = "weight", "buffer", "optimizer."
+"""Pieces are named `weight/NAME`, `optimizer.KEY/NAME` and `buffer/NAME`, numbers `optimizer.KEY`."""
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Span:
+    """Numbers [start, end) of one parameter, which this rank updates: they begin `at` in a tensor of the optimizer."""
+
+    name: str
+    start: int
+    end: int
+    flat_N: Tensor
+    at: int
+
+    def of(self, values_N: Tensor) -> Tensor:
+        """The same part of any tensor that is laid out as the optimizer's."""
+        return values_N.detach().view(-1).narrow(0, self.at, self.end - self.start)
+
+
+class Layout(Protocol):
+    """Where an engine keeps things."""
+
+    optimizer: torch.optim.Optimizer
+    """Torch's own, whose state is by the tensors of `spans`."""
+
+    def spans(self) -> Iterator[Span]:
+        """All that this rank updates."""
+        ...
+
+    def show(self) -> None:
+        """Have the model compute with the fp32 weights as they are now. Collective."""
+        ...
+
+
+def pieces_of(layout: Layout) -> tuple[dict[str, Piece], dict[str, float]]:
+    """What this rank holds, and what all ranks have alike. The tensors are views: copy what outlives the next step."""
+    pieces: dict[str, Piece] = {}
+    numbers: dict[str, float] = {}
+    for span in layout.spans():
+        pieces[f"{_WEIGHT}/{span.name}"] = Piece(span.start, span.of(span.flat_N))
+        for key, value in layout.optimizer.state.get(span.flat_N, {}).items():
+            if isinstance(value, Tensor) and value.dim() and value.shape == span.flat_N.shape:
+                pieces[f"{_OPTIMIZER}{key}/{span.name}"] = Piece(span.start, span.of(value))
+            elif value is not None:
+                numbers[_OPTIMIZER + key] = float(value)
+    return pieces, numbers
+
+
+def take_up(layout: Layout, reader: PieceReader, wholes: Mapping[str, int]) -> None:
+    """Fill this rank's share from what any number of ranks of any engine wrote. Collective.
+
+    Args:
+        wholes: numbers in each parameter that is trained.
+
+    Raises:
+        OSError: it is the state of another model, or a part of it is in no file.
+    """
+    _require_same_model(reader, wholes)
+    keys: dict[str, list[str]] = {name: [] for name in wholes}
+    for written in reader.names:
+        kind, _, name = written.partition("/")
+        if kind.startswith(_OPTIMIZER) and name in keys:
+            keys[name].append(kind.removeprefix(_OPTIMIZER))
+    for span in layout.spans():
+        span.of(span.flat_N).copy_(reader.read(f"{_WEIGHT}/{span.name}", span.start, span.end))
+        _take_up_state(layout.optimizer, span, keys[span.name], reader)
+    layout.show()
+
+
+def _take_up_state(optimizer: torch.optim.Optimizer, span: Span, keys: list[str], reader: PieceReader) -> None:
+    state = optimizer.state[span.flat_N]
+    is_fresh = not state  # DeepSpeed's optimizers make theirs in the first step
+    for key in keys:
+        if key not in state:
+            state[key] = torch.zeros_like(span.flat_N, requires_grad=False)
+        span.of(state[key]).copy_(reader.read(f"{_OPTIMIZER}{key}/{span.name}", span.start, span.end))
+    for name, number in reader.numbers.items():
+        key = name.removeprefix(_OPTIMIZER)
+        if isinstance(state.get(key), Tensor):
+            state[key].fill_(number)
+        elif is_fresh and key != name:
+            state[key] = torch.tensor(number, device=_counter_device(optimizer, span.flat_N))
+
+
+def _counter_device(optimizer: torch.optim.Optimizer, flat_N: Tensor) -> torch.device:
+    """Where torch's optimizers keep their count of steps: beside the weights only where a kernel reads it."""
+    near = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+    return flat_N.device if near else torch.device("cpu")
+
+
+def _require_same_model(reader: PieceReader, wholes: Mapping[str, int]) -> None:
+    prefix = f"{_WEIGHT}/"
+    written = {name.removeprefix(prefix): reader.size(name) for name in reader.names if name.startswith(prefix)}
+    if differ := sorted(name for name in written.keys() | wholes.keys() if written.get(name) != wholes.get(name)):
+        said = ", ".join(
+            f"{name} has {written.get(name, 'no')} numbers there, {wholes.get(name, 'none')} here"
+            for name in differ[:_NAMED]
+        )
+        raise OSError(errno.EINVAL, f"it does not fit this job: {said}", str(reader.folder))
+
+
+def buffers_of(model: nn.Module) -> dict[str, Piece]:
+    """The buffers that a model keeps, whole."""
+    return {f"{_BUFFER}/{name}": Piece(0, buffer.reshape(-1)) for name, buffer in _kept_buffers(model)}
+
+
+def set_buffers(model: nn.Module, reader: PieceReader) -> None:
+    """The inverse of `buffers_of`.
+
+    Raises:
+        OSError: one was not written.
+    """
+    for name, buffer in _kept_buffers(model):
+        buffer.copy_(reader.read(f"{_BUFFER}/{name}", 0, buffer.numel()).view_as(buffer))
+
+
+def _kept_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+    kept = model.state_dict().keys()
+    return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
