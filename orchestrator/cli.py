@@ -25,6 +25,7 @@ from orchestrator.cli_common import (
 )
 from orchestrator.cli_data import data
 from orchestrator.cli_models import register
+from orchestrator.cli_runs import checkpoints
 from orchestrator.errors import Interrupted, JobError, SlipwayError, Stopped, storage_error
 from orchestrator.plan import Stage
 
@@ -42,6 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data, name="data")
+app.add_typer(checkpoints, name="checkpoints")
 register(app)
 
 Until = Annotated[Stage, typer.Option("--until", help="Stop after this stage.")]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from orchestrator.job import JobSpec
 from orchestrator.plan import human_bytes
@@ -99,6 +100,24 @@ def print_outcome(document: dict[str, Any]) -> None:
         if value is not None and name not in ("samples", "stages"):
             table.add_row(name, _number(value))
     table.add_row("stages", ", ".join(f"{stage} {how}" for stage, how in document["stages"].items() if how))
+    _out.print(table)
+
+
+def print_checkpoints(document: dict[str, Any]) -> None:
+    """The table of `slipway checkpoints`."""
+    if not document["checkpoints"]:
+        _out.print("none")
+        return
+    table = Table("step", Column("made (UTC)", no_wrap=True), "MB", "workers", "ZeRO", "loss", "validation", "")
+    for row in document["checkpoints"]:
+        made = (row["made"] or "")[:19].replace("T", " ")
+        sizes = (str(row["step"]), made, f"{row['bytes'] / 1e6:,.1f}")
+        if row["problem"]:
+            table.add_row(*sizes, "", "", "", "", escape(row["problem"]))
+            continue
+        losses = ("" if row[key] is None else f"{row[key]:.4f}" for key in ("train_loss", "validation_loss"))
+        best = "the best" if row["best"] else ""
+        table.add_row(*sizes, str(row["workers"]), str(row["zero_stage"]), *losses, best)
     _out.print(table)
 
 

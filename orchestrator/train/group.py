@@ -34,10 +34,12 @@ class TorchGroup:
 
     def sum(self, *numbers: float) -> list[float]:
         """Sums over all ranks, in float64."""
+        if self.num_ranks == 1:
+            return [float(number) for number in numbers]
         sums = torch.tensor(numbers, dtype=torch.float64)
-        if self.num_ranks > 1:
-            dist.all_reduce(sums)
-        return [float(s) for s in sums]
+        dist.all_reduce(sums)
+        found: list[float] = sums.tolist()
+        return found
 
 
 _made_local_rank = False

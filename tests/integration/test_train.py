@@ -17,6 +17,8 @@ from harness import Result, Runner, command, environment, kill_all, losses, step
 from orchestrator.checkpoint.layout import step_folder
 from orchestrator.errors import CapacityError, StoreError
 
+Slipway = Callable[..., Result]
+
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, job_file: Path, session) -> tuple[Path, str]:
@@ -163,13 +165,24 @@ def _command_line(process: Path) -> str:
         return ""
 
 
-def test_an_altered_checkpoint_is_passed_over(unbroken: tuple[Path, str], runner: Runner, tmp_path: Path) -> None:
+def test_an_altered_checkpoint_is_told_of_and_passed_over(
+    unbroken: tuple[Path, str], runner: Runner, slipway: Slipway, tmp_path: Path
+) -> None:
     (tmp_path / "datasets").symlink_to(unbroken[0] / "datasets")
     first = runner(tmp_path)
     newest = step_folder(tmp_path / (first.run or "") / "checkpoints", 40)
     weights = bytearray((newest / "model.safetensors").read_bytes())
     weights[-1] ^= 1
+    asked = ("checkpoints", "verify", Path(first.run or "").name, "--store", tmp_path, "--json")
+    whole = slipway(*asked)
+    assert (whole.code, whole.document["verified"]) == (0, True)
+    assert whole.document["checkpoints"][-1].items() >= {"step": 40, "workers": 2, "problem": None}.items()
     (newest / "model.safetensors").write_bytes(weights)
+    damaged = slipway(*asked)
+    assert (damaged.code, damaged.document["verified"]) == (6, False)
+    assert "model.safetensors was altered" in damaged.document["checkpoints"][-1]["problem"]
+    listed = slipway("checkpoints", "list", Path(first.run or "").name, "--store", tmp_path)
+    assert (listed.code, "40" in listed.stdout) == (0, True)
     again = runner(tmp_path)
     assert again.resumed_from_step == 36
     assert losses(tmp_path, again.run or "") == losses(*unbroken)
