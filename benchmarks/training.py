@@ -39,8 +39,14 @@ ROWS = {
     "gpt/fp32": ["ours", "plain", "hf-trainer"],
     "bert/bf16": ["ours", "plain", "hf-trainer"],
 }
-ORCHESTRATION = {"ours": "ours-engine", "hf-trainer": "plain", "lightning": "plain", "accelerate": "plain"}
-"""A loop, and the bare loop that it is compared with."""
+ORCHESTRATION = {
+    "ours": "ours-engine",
+    "ours-untracked": "ours-engine",
+    "hf-trainer": "plain",
+    "lightning": "plain",
+    "accelerate": "plain",
+}
+"""A loop, and the bare loop that it is compared with. The peers report to nobody; `ours` also logs every step to W&B."""
 
 
 def run_child(name: str, model: str, precision: str, steps: int, threads: int) -> None:

@@ -98,11 +98,16 @@ class OwnHooks:
         return (Path(self.file.name).parent / "stop").exists()
 
 
-def ours(case: Case, *, compiled: bool = False) -> Result:
+def ours(case: Case, *, compiled: bool = False, tracked: bool = True) -> Result:
     """The worker's loop."""
     engine, train, group = own_engine(case, compiled=compiled)
     result = Result()
-    tracker = open_tracker(WandB(mode="offline"), RunIdentity("bench", "bench", case.folder), config={}, environ={})
+    tracker = open_tracker(
+        WandB(mode="offline" if tracked else "disabled"),
+        RunIdentity("bench", "bench", case.folder),
+        config={},
+        environ={},
+    )
     with contextlib.closing(tracker), (case.folder / "metrics.jsonl").open("w") as file:
         hooks = OwnHooks(result, file, tracker)
         Loop(engine, group, train, Batching(case.rows, 1), OwnFeed(case), None, hooks).run(Progress())

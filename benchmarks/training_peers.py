@@ -128,6 +128,7 @@ def accelerate(case: Case) -> Result:
 RUNS: dict[str, Callable[[Case], Result]] = {
     "ours": ours,
     "ours-compiled": lambda case: ours(case, compiled=True),
+    "ours-untracked": lambda case: ours(case, tracked=False),
     "ours-engine": ours_engine,
     "plain": plain,
     "plain-compiled": lambda case: plain(case, compiled=True),

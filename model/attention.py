@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model import cpu_elementwise
 from model.cache import LayerCache
 from model.config import ModelConfig
 from model.cpu_attention import cpu_attention
+from model.cpu_elementwise import trains_on_cpu
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and signed sines, fp32, [T, 1, K] or [B, T, 1, K]: they broadcast over heads."""
@@ -43,6 +45,8 @@ def _rotary_tables(length: int, head_width: int, theta: float, device: torch.dev
 
 def rotate(x_BTHK: Tensor, rotary: Rotary) -> Tensor:
     """Turn each pair (x[i], x[i + K/2]) by its position's angle, in fp32; same shape and type as `x_BTHK`."""
+    if trains_on_cpu(x_BTHK):
+        return cpu_elementwise.rotate(x_BTHK, *rotary)
     cos, signed_sin = rotary
     wide_BTHK = x_BTHK.float()
     swapped_BTHK = wide_BTHK.roll(x_BTHK.shape[-1] // 2, -1)
@@ -88,31 +92,31 @@ class Attention(nn.Module):
         q_BTHK, k_BSGK, v_BSGK = (
             project(x_BTD).unflatten(-1, (-1, self.head_width)) for project in (self.q, self.k, self.v)
         )
-        if rotary is not None:
-            q_BTHK, k_BSGK = rotate(q_BTHK, rotary), rotate(k_BSGK, rotary)
-        if past is not None:
-            k_BSGK, v_BSGK = past.extend(k_BSGK, v_BSGK)
-            mask_B1TS = past.mask_B1TS
-        q_BHTK, k_BGSK, v_BGSK = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
         dropout = self.dropout if self.training else 0.0
-        causal = self.causal and mask_B1TS is None
         # Grouped heads would have to be repeated, and kept so for the backward pass.
-        if past is None and not dropout and not self.grouped and _suits_cpu_attention(q_BHTK):
-            y_BHTK = cpu_attention(q_BHTK, k_BGSK, v_BGSK, mask_B1TS, causal)
+        if past is None and not dropout and not self.grouped and _suits_cpu_attention(q_BTHK):
+            q_BHTK, k_BGSK, v_BGSK = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
+            y_BHTK = cpu_attention(q_BHTK, k_BGSK, v_BGSK, rotary, mask_B1TS, self.causal and mask_B1TS is None)
         else:
+            if rotary is not None:
+                q_BTHK, k_BSGK = rotate(q_BTHK, rotary), rotate(k_BSGK, rotary)
+            if past is not None:
+                k_BSGK, v_BSGK = past.extend(k_BSGK, v_BSGK)
+                mask_B1TS = past.mask_B1TS
+            q_BHTK, k_BGSK, v_BGSK = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
             y_BHTK = F.scaled_dot_product_attention(
                 q_BHTK,
                 k_BGSK,
                 v_BGSK,
                 attn_mask=mask_B1TS,
                 dropout_p=dropout,
-                is_causal=causal,
+                is_causal=self.causal and mask_B1TS is None,
                 enable_gqa=self.grouped,
             )
         y_BTD: Tensor = self.out(y_BHTK.transpose(1, 2).flatten(2))
         return y_BTD
 
 
-def _suits_cpu_attention(q_BHTK: Tensor) -> bool:
+def _suits_cpu_attention(q: Tensor) -> bool:
     """In fp32, and where nothing is to be differentiated, torch's own is as fast."""
-    return q_BHTK.device.type == "cpu" and q_BHTK.dtype == torch.bfloat16 and q_BHTK.requires_grad
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad

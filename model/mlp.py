@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.cpu_elementwise import rms_norm, trains_on_cpu
 
 
 class SwiGLU(nn.Module):
@@ -45,7 +46,17 @@ def make_mlp(config: ModelConfig) -> SwiGLU | GeluMLP:
     return GeluMLP(config) if config.biased else SwiGLU(config)
 
 
+class RMSNorm(nn.RMSNorm):
+    """torch's, but for training on a CPU, where torch makes it of eight operations each way."""
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        if trains_on_cpu(x_BTD) and x_BTD.dtype == self.weight.dtype and self.eps is not None:
+            return rms_norm(x_BTD, self.weight, self.eps)
+        return super().forward(x_BTD)
+
+
 def make_norm(config: ModelConfig) -> nn.LayerNorm | nn.RMSNorm:
     """The family's norm over D; both kinds compute in fp32 whatever the type of their input."""
-    kind = nn.LayerNorm if config.biased else nn.RMSNorm
+    kind = nn.LayerNorm if config.biased else RMSNorm
     return kind(config.width, eps=config.norm_eps)

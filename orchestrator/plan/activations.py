@@ -88,9 +88,8 @@ def _attention(case: Case) -> int:
 
 
 def _rms_norm(case: Case) -> int:
-    """A norm's input and output; on the CPU it is made of its parts: input and normalised in fp32, output."""
-    c = case.compute_bytes
-    return case.config.width * (2 * c if case.on_gpu else 8 + c)
+    """A norm's input and output, and a number a vector."""
+    return 2 * case.compute_bytes * case.config.width + 4
 
 
 def _dropout(case: Case) -> int:
