@@ -71,6 +71,9 @@ class WandB(Section):
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online with a key, else offline. The environment's WANDB_MODE wins."""
     tags: list[str] = []
+    tables: bool = True
+    """Send tables of evaluations too: confusion, what a decoder writes, some questions and answers of the validation
+    split; false: numbers alone."""
 
 
 class Track(Section):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from model.config import HeadConfig
 from orchestrator.data.dataset import Dataset
@@ -43,7 +47,8 @@ def encoder_task(job: JobSpec, dataset: Dataset) -> tuple[Objective, HeadConfig]
         pairs = job.training.masking.next_sentence
         return MaskedLM(next_sentence=pairs, label_smoothing=smoothing), HeadConfig("pretraining" if pairs else "mlm")
     if job.objective == "question-answering":
-        return QuestionAnswering(label_smoothing=smoothing), HeadConfig("question-answering")
+        decode = functools.partial(_texts, dataset.tokenizer_path)
+        return QuestionAnswering(label_smoothing=smoothing, decode=decode), HeadConfig("question-answering")
     labels = tuple(dataset.manifest["labels"])
     if len(labels) < 2:
         raise DataError(
@@ -53,6 +58,11 @@ def encoder_task(job: JobSpec, dataset: Dataset) -> tuple[Objective, HeadConfig]
     if job.objective == "classification":
         return Classification(labels, label_smoothing=smoothing), HeadConfig("classification", labels)
     return TokenClassification(labels, label_smoothing=smoothing), HeadConfig("token-classification", labels)
+
+
+def _texts(tokenizer: Path, rows: list[list[int]]) -> list[str]:
+    texts: list[str] = Tokenizer.from_file(str(tokenizer)).decode_batch(rows, skip_special_tokens=True)
+    return texts
 
 
 def encoder_feed(job: JobSpec, dataset: Dataset, leases: contextlib.ExitStack) -> Feed:

@@ -5,7 +5,7 @@ A long context is read in windows that overlap; in one without the answer both t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,23 +22,32 @@ from orchestrator.objectives.protocol import Batch, Scorer, Tensors
 from orchestrator.objectives.rows import Pieces, RowTable, cut_rows
 from orchestrator.objectives.scores.answers import AnswerScores
 from orchestrator.objectives.scores.mean_loss import MeanLoss
-from orchestrator.objectives.scores.result import Scores
+from orchestrator.objectives.scores.result import Scores, Table
 from orchestrator.objectives.scores.spans import OUTSIDE, best_spans
 
 MAX_ANSWER_TOKENS = 30
 """Of a predicted answer, as in BERT's own evaluation."""
+EXAMPLES = 20
+"""The first questions of a split, which the scores show with what was answered."""
 _FRAME_TOKENS = 3
 _OVERLAP = 3
 """A window shares a third of its room with the one before: 120 tokens of BERT's 384."""
 
 
+Decode = Callable[[list[list[int]]], list[str]]
+
+
 class QuestionAnswering:
-    """`Objective` of two places in a row: the first and the last token of the answer."""
+    """`Objective` of two places in a row: the first and the last token of the answer.
+
+    Args:
+        decode: texts of several rows of token ids; None: the scores show no questions.
+    """
 
     parts: tuple[str, ...] = (LOSS,)
 
-    def __init__(self, *, label_smoothing: float = 0.0) -> None:
-        self._label_smoothing = label_smoothing
+    def __init__(self, *, label_smoothing: float = 0.0, decode: Decode | None = None) -> None:
+        self._label_smoothing, self._decode = label_smoothing, decode
 
     def losses(self, model: nn.Module, tensors: Tensors) -> Tensors:
         """As Objective: the mean of both places' cross entropies, over windows."""
@@ -55,7 +64,7 @@ class QuestionAnswering:
 
     def scorer(self) -> Scorer:
         """As Objective."""
-        return AnswerScorer()
+        return AnswerScorer(self._decode)
 
 
 def span_loss(logits_BT2: Tensor, targets_B2: Tensor, mask_BT: Tensor, label_smoothing: float) -> Tensor:
@@ -79,6 +88,8 @@ class Asked(NamedTuple):
     offsets: npt.NDArray[np.int32]
     """[tokens, 2] the characters of the context that each of its tokens covers."""
     golds: list[str]
+    question_ids: Sequence[int] = ()
+    """Of the first `EXAMPLES` rows alone."""
 
 
 class QuestionWindow(NamedTuple):
@@ -104,15 +115,16 @@ class Candidate(NamedTuple):
     no_answer: float
     """Sum of the logits of [CLS]."""
     golds: list[str]
+    question_ids: Sequence[int] = ()
 
 
 class AnswerScorer:
-    """`Scorer` of answers: exact match and F1 of words. The windows of a question meet in `result`."""
+    """`Scorer` of answers: exact match, F1 of words, examples. The windows of a question meet in `result`."""
 
     needs_outputs = True
 
-    def __init__(self) -> None:
-        self._loss, self._candidates = MeanLoss(), list[Candidate]()
+    def __init__(self, decode: Decode | None = None) -> None:
+        self._loss, self._candidates, self._decode = MeanLoss(), list[Candidate](), decode
 
     def add(self, batch: Batch, losses: Mapping[str, float], outputs: Tensors) -> None:
         """As Scorer."""
@@ -133,8 +145,12 @@ class AnswerScorer:
         loss.merge(state for state, _ in states)
         questions = by_question(one for _, candidates in states for one in candidates)
         may_be_none = any(not own[0].golds for own in questions)
-        answers.add([choose(own, may_be_none=may_be_none) for own in questions], [own[0].golds for own in questions])
-        return loss.beside(answers.result())
+        chosen = [choose(own, may_be_none=may_be_none) for own in questions]
+        answers.add(chosen, [own[0].golds for own in questions])
+        found = answers.result()
+        if self._decode is not None:
+            found.tables["examples"] = _examples(questions, chosen, self._decode)
+        return loss.beside(found)
 
 
 def candidate(window: QuestionWindow, logits_T2: npt.NDArray[np.float32]) -> Candidate:
@@ -147,10 +163,18 @@ def candidate(window: QuestionWindow, logits_T2: npt.NDArray[np.float32]) -> Can
     no_answer = float(np.float64(start_1T[0, 0]) + np.float64(end_1T[0, 0]))
     found = best_spans(start_1T, end_1T, context_1T, max_answer_tokens=MAX_ANSWER_TOKENS, count=1)
     if not found:
-        return Candidate(window.row, float("-inf"), 0, 0, "", no_answer, asked.golds)
+        return Candidate(window.row, float("-inf"), 0, 0, "", no_answer, asked.golds, asked.question_ids)
     first, last, score = found[0].first, found[0].last, found[0].score
     text = asked.context[asked.offsets[first, 0] : asked.offsets[last, 1]]
-    return Candidate(window.row, score, first, last, text, no_answer, asked.golds)
+    return Candidate(window.row, score, first, last, text, no_answer, asked.golds, asked.question_ids)
+
+
+def _examples(questions: Sequence[Sequence[Candidate]], chosen: Sequence[str], decode: Decode) -> Table:
+    """What was answered to the first questions; several right answers are parted by " | "."""
+    shown = [(own[0], answer) for own, answer in zip(questions, chosen, strict=True) if own[0].row < EXAMPLES]
+    texts = decode([list(one.question_ids) for one, _ in shown])
+    right = [" | ".join(dict.fromkeys(one.golds)) for one, _ in shown]
+    return Table(("question", "prediction", "answer"), tuple(zip(texts, (a for _, a in shown), right, strict=True)))
 
 
 def by_question(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
@@ -241,4 +265,5 @@ class QuestionRows:
         if self._training:
             return None
         offsets = self.table.row("offsets", row).reshape(-1, 2)
-        return Asked(self.table.row("context", row), offsets, self.table.row("answers", row))
+        question = self.table.row("question_ids", row).tolist() if row < EXAMPLES else ()
+        return Asked(self.table.row("context", row), offsets, self.table.row("answers", row), question)

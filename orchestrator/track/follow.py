@@ -13,6 +13,8 @@ from orchestrator.track.metric_log import FILE, parse_line
 from orchestrator.track.progress import bar, console, say
 
 _POLL_S = 0.25
+_NAMED_EXCESS, _NAMED_SHARE = 0.2, 0.05
+"""The slowest rank is named from this excess on, if what it costs is this share of a step: less comes and goes."""
 
 
 @contextlib.contextmanager
@@ -32,7 +34,7 @@ def following(run: Path, *, first_step: int, steps: int, every: int) -> Iterator
 
 def describe(line: dict[str, Any], steps: int) -> str:
     """A step as people read it."""
-    return f"step {line[metrics.STEP]}/{steps}  {_numbers(line)}"
+    return f"step {line[metrics.STEP]}/{steps}  {_numbers(line)}{_slow_rank(line)}"
 
 
 def _numbers(line: dict[str, Any]) -> str:
@@ -40,8 +42,20 @@ def _numbers(line: dict[str, Any]) -> str:
     return text + (f"  validation {line[metrics.EVAL_LOSS]:.4f}" if metrics.EVAL_LOSS in line else "")
 
 
+def _slow_rank(line: dict[str, Any]) -> str:
+    """Names the slowest rank where it holds up the others."""
+    excess = line.get(metrics.SLOWEST_EXCESS, 0.0)
+    if excess <= _NAMED_EXCESS:
+        return ""
+    rank = line[metrics.SLOWEST_RANK]
+    own_s = line[metrics.of_part(metrics.RANK_TIME, str(rank))]
+    costs = own_s - own_s / (1.0 + excess) >= _NAMED_SHARE * line[metrics.STEP_TIME]
+    return f"  rank {rank} {excess:.0%} slower" if costs else ""
+
+
 def _follow(lines: Iterator[dict[str, Any]], first_step: int, steps: int, every: int) -> None:
     seen = first_step
+    slow_rank = ""  # by the newest line that has the ranks' times: a bar would show it for one step
     with contextlib.ExitStack() as stack:
         update = stack.enter_context(bar("train", steps, unit="steps")) if console.is_terminal else None
         for line in lines:
@@ -49,8 +63,9 @@ def _follow(lines: Iterator[dict[str, Any]], first_step: int, steps: int, every:
             if step <= seen:
                 continue
             seen = step
+            slow_rank = _slow_rank(line) if metrics.SLOWEST_RANK in line else slow_rank
             if update is not None:
-                update(step, _numbers(line))
+                update(step, _numbers(line) + slow_rank)
             elif step == steps or step % every == 0:
                 say(describe(line, steps))
 

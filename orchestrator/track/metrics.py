@@ -18,6 +18,10 @@ SAMPLES = "train/samples"
 TOKENS_PER_S = "train/tokens_per_s"
 STEP_TIME = "time/step_s"
 DATA_WAIT = "time/data_wait_s"
+SLOWEST_RANK = "time/slowest_rank"
+SLOWEST_EXCESS = "time/slowest_excess"
+RANK_TIME = "time/own_s/NAME"
+RANK_DATA_WAIT = "time/data_wait_s/NAME"
 DATA_READ = "data/read_bytes"
 CHECKPOINT_STALL = "time/checkpoint_stall_s"
 PART_TOKENS = "data/tokens/NAME"
@@ -41,6 +45,18 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     TOKENS_PER_S: ("tokens/s", "target tokens of the step, over all workers, by the step's time"),
     STEP_TIME: ("s", "from the first sample of the step to the updated weights"),
     DATA_WAIT: ("s", "part of the step that waited for samples"),
+    SLOWEST_RANK: (
+        "",
+        "the worker whose own time a step is the longest; this and the next three with every line of the log "
+        "(`train.log_every_steps`), where there are several workers",
+    ),
+    SLOWEST_EXCESS: ("", "its own time by the median of all workers', less 1"),
+    RANK_TIME: (
+        "s",
+        "own time of worker NAME: its wait for samples and its passes up to where it waits for another worker, which "
+        "with DeepSpeed are the forward passes alone; mean of the steps since the line before",
+    ),
+    RANK_DATA_WAIT: ("s", "part of it that waited for samples"),
     DATA_READ: ("bytes", "tokens that worker 0 read from the shards for the step"),
     PART_TOKENS: ("tokens", "target tokens seen since step 1 of part NAME of a mixture; one for each part"),
     PART_EPOCH: ("epochs", "how often part NAME of a mixture has been seen since step 1; one for each part"),
@@ -69,7 +85,7 @@ _WARM_UP_LINES = 2
 
 
 def of_part(family: str, name: str) -> str:
-    """The metric of one part of a mixture: `data/tokens/NAME` and `books` are `data/tokens/books`."""
+    """The metric of one part, or of one worker: `data/tokens/NAME` and `books` are `data/tokens/books`."""
     return family.replace("NAME", name)
 
 

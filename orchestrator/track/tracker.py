@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,14 @@ class Tracker(Protocol):
 
     def log(self, line: Mapping[str, Any]) -> None:
         """A finished step's metrics."""
+        ...
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, step: int) -> None:
+        """A table of a step's evaluation, of texts and numbers.
+
+        One named `confusion` has a row for each true class, beginning with its label, and a column for each predicted
+        one in the same order: it may be drawn, too.
+        """
         ...
 
     def used_dataset(self, path: Path, facts: Mapping[str, Any]) -> None:
@@ -38,6 +46,9 @@ class NoTracker:
     """Tracks nothing."""
 
     def log(self, line: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, step: int) -> None:
         """See `Tracker`."""
 
     def used_dataset(self, path: Path, facts: Mapping[str, Any]) -> None:

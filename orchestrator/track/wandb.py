@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import netrc
+import os
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from orchestrator.track.tracker import NoTracker, Tracker
 _QUEUE_LENGTH = 10_000
 _CLOSE_LIMIT_S = 30.0
 _INIT_LIMIT_S = 20.0
+_MOST_CLASSES = 100
+"""Of a confusion matrix that is drawn: W&B's own plots hold 10,000 cells."""
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +66,20 @@ class WandbTracker:
     def log(self, line: Mapping[str, Any]) -> None:
         """See `Tracker`."""
         self._put(lambda run: run.log(dict(line)))
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, step: int) -> None:
+        """See `Tracker`: `tables/NAME`, and of a confusion matrix W&B's own plot, `charts/confusion`."""
+
+        def put(run: Any) -> None:
+            import wandb
+
+            with _staging_in(self._identity.folder / "wandb"):
+                made = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
+                run.log({STEP: step, f"tables/{name}": made})
+                if name == "confusion" and len(rows) <= _MOST_CLASSES:
+                    run.log({STEP: step, "charts/confusion": _confusion_chart(columns[1:], rows)})
+
+        self._put(put)
 
     def used_dataset(self, path: Path, facts: Mapping[str, Any]) -> None:
         """See `Tracker`."""
@@ -139,6 +157,33 @@ def _artifact(path: Path, kind: str, facts: Mapping[str, Any]) -> Any:
     # Immutable: else W&B copies it to a place of its own below the user's home, and leaves it there.
     artifact.add_file(str(path / "manifest.json"), policy="immutable")
     return artifact
+
+
+def _confusion_chart(predicted: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+    """W&B's plot of a confusion matrix; its own function would want a pair of classes for every sample."""
+    import wandb
+
+    cells = [[row[0], label, count] for row in rows for label, count in zip(predicted, row[1:], strict=True)]
+    columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]
+    return wandb.plot_table(
+        vega_spec_name="wandb/confusion_matrix/v1",
+        data_table=wandb.Table(columns=columns, data=cells),
+        fields={str(column): column for column in columns},
+        string_fields={"title": "confusion"},
+    )
+
+
+@contextlib.contextmanager
+def _staging_in(folder: Path) -> Iterator[None]:
+    """W&B copies tables to a place below the user's home and leaves them there: it is told another, if it has none."""
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
 
 
 def _key_in_netrc(environ: Mapping[str, str]) -> bool:

@@ -1,13 +1,51 @@
-"""Scores of a split, over all ranks."""
+"""Scores of a split, over all ranks, and what an evaluation in the middle of a training leaves beside its metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.checkpoint.layout import step_folder
 from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.errors import JobError
 from orchestrator.objectives.protocol import Examples, Objective
-from orchestrator.objectives.scores.result import Scores
+from orchestrator.objectives.scores.result import Scores, Table
+from orchestrator.store import write_json
 from orchestrator.train.engine.protocol import TrainEngine
 from orchestrator.train.group import TorchGroup
+
+SCORES = "scores"
+"""Below a run's folder: the tables of each evaluation while it was trained."""
+WRITTEN = "generated"
+"""The table of what a decoder writes."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the loop calls after a step that is due: the scores of the step, with what a decoder writes."""
+
+    scores: Callable[[], Scores]
+    written: Callable[[], Table] | None
+    """What the model writes after the job's prompts; None of one that writes nothing."""
+    tell: Callable[[int, Scores], None]
+    """Is told the scores with all their tables, on every rank."""
+
+    def __call__(self, step: int) -> Scores:
+        """Collective; the metrics are the same on every rank."""
+        found = self.scores()
+        if self.written is not None:
+            found = replace(found, tables={**found.tables, WRITTEN: self.written()})
+        self.tell(step, found)
+        return found
+
+
+def write_scores(run: Path, step: int, scores: Scores) -> Path:
+    """scores/step-NNNNNNNN.json in the run, as `Scores.to_json`; a step that is done again replaces its own."""
+    path = step_folder(run / SCORES, step).with_suffix(".json")
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"step": step, **scores.to_json()})
+    return path
 
 
 def evaluate(

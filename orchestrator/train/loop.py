@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from orchestrator.checkpoint.layout import Progress, is_due
@@ -19,6 +19,7 @@ from orchestrator.objectives.scores.result import Scores
 from orchestrator.track import metrics
 from orchestrator.train.engine.protocol import StepStats, TrainEngine
 from orchestrator.train.group import TorchGroup
+from orchestrator.train.ranks import RankTimes, times_line
 from orchestrator.train.schedule import learning_rate
 from orchestrator.train.selection import judged
 
@@ -50,6 +51,19 @@ class _StepData:
     """What this rank read for it."""
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """What the ranks have told each other of a step."""
+
+    losses: dict[str, float]
+    """By part, a target."""
+    tokens: int
+    stop: bool
+    """Whether rank 0 wants to stop."""
+    rank_times: dict[str, float]
+    """Metrics of the ranks' own times; empty between two lines of the log, and of one rank."""
+
+
 class Hooks(Protocol):
     """What leaves the loop. `save` is collective; the others are called on every rank and act on rank 0."""
 
@@ -75,10 +89,16 @@ class Loop:
     train: Train
     batching: Batching
     feed: Feed
-    evaluate: Callable[[], Scores] | None
-    """Scores on the validation split, on every rank; None where there is none."""
+    evaluate: Callable[[int], Scores] | None
+    """Scores on the validation split after a step, on every rank; None where there is none."""
     hooks: Hooks
     clock: Callable[[], float] = time.perf_counter
+    _ranks: RankTimes | None = field(init=False, default=None)
+    """None of one rank: it waits for nobody."""
+
+    def __post_init__(self) -> None:
+        if self.group.num_ranks > 1:
+            self._ranks = RankTimes(rank=self.group.rank, num_ranks=self.group.num_ranks)
 
     def run(self, progress: Progress) -> Progress:
         """Train from the step after `progress` to the last, or until a stop is asked for; the end is saved."""
@@ -111,15 +131,17 @@ class Loop:
         rate = learning_rate(step, peak=t.optimizer.learning_rate, steps=t.steps, schedule=t.schedule)
         totals = self._totals(data)
         stats = self.engine.step(data.batches, totals=totals, learning_rate=rate)
-        losses, tokens, stop = self._add_up(data, stats, totals)
+        if self._ranks is not None:
+            self._ranks.add(compute_s=stats.compute_s, data_wait_s=read_at - began_at)
+        sums = self._add_up(step, data, stats, totals)
         ended_at = self.clock()
-        loss = sum(losses.values())
+        loss = sum(sums.losses.values())
         self._refuse_non_finite(step, loss, data)
         scores = self._evaluate(step)
         done: dict[str, Any] = {
             "step": step,
             "samples": before.samples + self.feed.samples_per_step,
-            "tokens": before.tokens + tokens,
+            "tokens": before.tokens + sums.tokens,
             "train_loss": loss,
             "validation_loss": scores.metrics["loss"] if scores else None,
             "scores": {},
@@ -130,24 +152,21 @@ class Loop:
         line = {
             metrics.STEP: step,
             metrics.LOSS: loss,
-            **(
-                {metrics.of_part(metrics.PART_LOSS, part): value for part, value in losses.items()}
-                if len(losses) > 1
-                else {}
-            ),
+            **_losses_line(sums.losses),
             metrics.LEARNING_RATE: rate,
             metrics.GRADIENT_NORM: stats.grad_norm,
             **stats.extra,
             metrics.TOKENS: progress.tokens,
             metrics.SAMPLES: progress.samples,
-            metrics.TOKENS_PER_S: round(tokens / (ended_at - began_at), 1),
+            metrics.TOKENS_PER_S: round(sums.tokens / (ended_at - began_at), 1),
             metrics.STEP_TIME: round(ended_at - began_at, 6),
             metrics.DATA_WAIT: round(read_at - began_at, 6),
+            **sums.rank_times,
             metrics.DATA_READ: data.read_bytes,
             **_parts_line(data.seen),
             **(metrics.evaluated(scores.metrics) if scores else {}),
         }
-        return progress, line, stop
+        return progress, line, sums.stop
 
     def _totals(self, data: _StepData) -> dict[str, float]:
         """Targets of the step by part, over all ranks; a part without one counts as one, and its loss is 0."""
@@ -157,15 +176,16 @@ class Loop:
         sums = self.group.sum(*(sum(batch.counts[part] for batch in data.batches) for part in parts))
         return {part: max(1.0, count) for part, count in zip(parts, sums, strict=True)}
 
-    def _add_up(
-        self, data: _StepData, stats: StepStats, totals: Mapping[str, float]
-    ) -> tuple[dict[str, float], int, bool]:
-        """Over all ranks, in one exchange: the losses, the tokens of the step, and whether rank 0 wants to stop."""
+    def _add_up(self, step: int, data: _StepData, stats: StepStats, totals: Mapping[str, float]) -> _Sums:
+        """Over all ranks, in one exchange. The ranks' own times are a few more numbers in it, where they are due."""
         stop = float(self.group.rank == 0 and self.hooks.stop_requested())
         own_tokens = sum(batch.tokens for batch in data.batches)
-        *sums, tokens, stop = self.group.sum(*stats.losses.values(), own_tokens, stop)
-        losses = {part: value / totals[part] for part, value in zip(stats.losses, sums, strict=True)}
-        return losses, round(tokens), bool(stop)
+        logged = is_due(step, last=self.train.steps, every=self.train.log_every_steps)
+        share = self._ranks.share() if self._ranks is not None and logged else []
+        tokens, stop, *rest = self.group.sum(own_tokens, stop, *stats.losses.values(), *share)
+        losses = {part: value / totals[part] for part, value in zip(stats.losses, rest, strict=False)}
+        times = times_line(rest[len(losses) :]) if share else {}
+        return _Sums(losses, round(tokens), bool(stop), times)
 
     def _read(self, step: int) -> _StepData:
         """This rank's micro-batches of a step. In the reading thread."""
@@ -185,7 +205,7 @@ class Loop:
     def _evaluate(self, step: int) -> Scores | None:
         if self.evaluate is None or not is_due(step, last=self.train.steps, every=self.train.evaluate.every_steps):
             return None
-        return self.evaluate()
+        return self.evaluate(step)
 
     def _refuse_non_finite(self, step: int, loss: float, data: _StepData) -> None:
         if math.isfinite(loss):
@@ -197,6 +217,11 @@ class Loop:
             fix="lower train.optimizer.learning_rate or lengthen the warm-up, then run the same command again; "
             "in step 1 look at the samples and at train.from",
         )
+
+
+def _losses_line(losses: dict[str, float]) -> dict[str, float]:
+    """The parts of a loss that has several."""
+    return {metrics.of_part(metrics.PART_LOSS, part): loss for part, loss in losses.items()} if len(losses) > 1 else {}
 
 
 def _parts_line(seen: dict[str, Seen]) -> dict[str, float]:

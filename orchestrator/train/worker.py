@@ -16,43 +16,32 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from orchestrator import identity
 from orchestrator.attempts import Attempt, writing_run
 from orchestrator.checkpoint import layout
-from orchestrator.checkpoint.layout import Progress, is_due
+from orchestrator.checkpoint.layout import Progress
 from orchestrator.checkpoint.origin import Origin
 from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint, read_checkpoint
-from orchestrator.data.dataset import Dataset, open_dataset
+from orchestrator.data.dataset import open_dataset
 from orchestrator.errors import OutOfMemoryError, SlipwayError, TrainError
 from orchestrator.export.module import say_if_source_changed
-from orchestrator.job import JobSpec
-from orchestrator.job_file import environment
 from orchestrator.runfolder import (
     largest_micro_batch,
     limit_micro_batch,
     origin_of,
     read_plan,
     read_run,
-    stop_requested,
 )
-from orchestrator.track import events, metrics
-from orchestrator.track.follow import describe
-from orchestrator.track.metric_log import MetricLog, read_metrics
 from orchestrator.track.progress import say
-from orchestrator.track.tracker import NoTracker, Tracker, redact
-from orchestrator.track.wandb import RunIdentity, open_tracker
-from orchestrator.train.engine.devices import own_device
+from orchestrator.train.continuations import make_continuations
+from orchestrator.train.evaluate import Evaluation
 from orchestrator.train.group import TorchGroup, join_group, leave_group
+from orchestrator.train.hooks import Began, open_hooks
 from orchestrator.train.loop import Batching, Loop
-from orchestrator.train.parts import Beginning, Parts, assemble
-from orchestrator.train.saver import Saver
-from orchestrator.train.utilisation import Utilisation, measured_product_flops
+from orchestrator.train.parts import Beginning, assemble
 
 
 def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: float | None = None) -> Progress:
@@ -73,10 +62,10 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
         checkpoint = _agree_on_checkpoint(run, group)
         if checkpoint is not None and checkpoint.progress.is_end(job.training.steps):
             return checkpoint.progress
-        began = origin_of(run)
+        origin = origin_of(run)
         beginning = Beginning(
             plan=read_plan(run),
-            origin=Origin(*began) if began else None,
+            origin=Origin(*origin) if origin else None,
             largest_micro_batch=largest_micro_batch(run),
         )
         parts = assemble(job, dataset, group, leases, beginning=beginning)
@@ -86,8 +75,13 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
         if checkpoint and job.model.kind == "custom" and group.rank == 0:
             before = json.loads((checkpoint.path / layout.MODEL_CONFIG).read_text(encoding="utf-8"))
             say_if_source_changed(before, parts.description, since=checkpoint.path.name)
-        with _hooks(run, job, dataset, attempt=attempt, parts=parts, resumed=checkpoint, startup=startup) as hooks:
-            loop = Loop(parts.engine, group, job.training, parts.batching, parts.feed, parts.evaluate, hooks)
+        began = Began(attempt, checkpoint.step if checkpoint else None, startup.spans)
+        with open_hooks(run, job, dataset, parts=parts, began=began, interrupted=lambda: _signalled) as hooks:
+            evaluation = None
+            if parts.evaluate is not None:
+                written = make_continuations(job, dataset, parts.engine)
+                evaluation = Evaluation(parts.evaluate, written, hooks.on_scores)
+            loop = Loop(parts.engine, group, job.training, parts.batching, parts.feed, evaluation, hooks)
             with _smaller_where_memory_ends(run, parts.batching):
                 return loop.run(progress)
 
@@ -134,103 +128,6 @@ def _agree_on_checkpoint(run: Path, group: TorchGroup) -> Checkpoint | None:
     if path is None or group.rank == 0:
         return found
     return read_checkpoint(Path(path), deep=False)
-
-
-@dataclass
-class _RankHooks:
-    """What leaves the loop: nothing but checkpoints on any rank but 0."""
-
-    run: Path
-    job: JobSpec
-    attempt: Attempt
-    saver: Saver
-    origin: dict[str, str]
-    """Dataset and tokenizer, for the checkpoints' manifests."""
-    log: MetricLog | None
-    tracker: Tracker
-    utilisation: Utilisation | None = None
-
-    def on_step(self, line: dict[str, Any]) -> None:
-        """See `Hooks`."""
-        if self.log is None:
-            return
-        if self.utilisation is not None:
-            line |= self.utilisation.line(line[metrics.TOKENS_PER_S])
-        self.log.append(line)
-        self.tracker.log(line)
-        step = line[metrics.STEP]
-        if is_due(step, last=self.job.training.steps, every=self.job.training.log_every_steps):
-            say(describe(line, self.job.training.steps))
-
-    def save(self, progress: Progress) -> None:
-        """See `Hooks`."""
-        if self.log is not None:
-            self.log.sync()
-        path = self.saver.save(progress, attempt=self.attempt.number, facts={"run": self.run.name, **self.origin})
-        if self.log is not None:
-            events.record(self.run, "checkpoint", step=progress.step, path=path.name, attempt=self.attempt.number)
-
-    def stop_requested(self) -> bool:
-        """See `Hooks`."""
-        return stop_requested(self.run) or _signalled
-
-
-@contextlib.contextmanager
-def _hooks(
-    run: Path,
-    job: JobSpec,
-    dataset: Dataset,
-    *,
-    attempt: Attempt,
-    parts: Parts,
-    resumed: Checkpoint | None,
-    startup: Startup,
-) -> Iterator[_RankHooks]:
-    saver = parts.saver(run, attempt)
-    origin = {"dataset": dataset.path.name, "tokenizer_sha256": str(dataset.manifest["tokenizer"]["sha256"])}
-    if parts.group.rank != 0:
-        yield _RankHooks(run, job, attempt, saver, origin, None, NoTracker())
-        return
-    step = resumed.step if resumed else 0
-    log = MetricLog(run, attempt=attempt, resumed_step=step)
-    events.record(
-        run,
-        "resumed" if resumed else "started",
-        step=step,
-        attempt=attempt.number,
-        workers=parts.group.num_ranks,
-        startup=startup.spans,
-    )
-    tracker = _tracker(run, job, dataset)
-    try:
-        utilisation = Utilisation(
-            flops_per_token=read_plan(run).flops_per_token,
-            workers=parts.group.num_ranks,
-            stated_flops=job.cluster.worker_flops,
-            product_flops=measured_product_flops(job.training, own_device()),
-        )
-        yield _RankHooks(run, job, attempt, saver, origin, log, tracker, utilisation)
-        tracker.summarize(_summary(run))
-    finally:
-        log.close()
-        tracker.close()
-
-
-def _tracker(run: Path, job: JobSpec, dataset: Dataset) -> Tracker:
-    who = RunIdentity(identity.wandb_run_id(run.name), run.name, run)
-    tracker = open_tracker(job.track.wandb, who, config=redact(job.model_dump(mode="json")), environ=environment())
-    facts = {key: dataset.manifest[key] for key in ("hash", "vocab_size", "sources")}
-    tracker.used_dataset(
-        dataset.path, {**facts, **{f"{s}_tokens": dataset.tokens(s) for s in dataset.manifest["splits"]}}
-    )
-    return tracker
-
-
-def _summary(run: Path) -> dict[str, Any]:
-    lines = list(read_metrics(run))
-    evaluated = [line[metrics.EVAL_LOSS] for line in lines if metrics.EVAL_LOSS in line]
-    rate = metrics.typical_tokens_per_s(lines)
-    return {"tokens_per_s": rate, "best_eval_loss": min(evaluated, default=None), "steps": len(lines)}
 
 
 _signalled = False

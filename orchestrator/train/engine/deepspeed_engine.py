@@ -23,6 +23,7 @@ from orchestrator.train.engine.zero_layout import layout_of, scaler_numbers, set
 from orchestrator.train.group import TorchGroup
 from orchestrator.train.lora import merged_weights
 from orchestrator.train.optimizers import module_optimizer
+from orchestrator.train.ranks import Stopwatch
 
 
 class DeepSpeedEngine:
@@ -49,6 +50,7 @@ class DeepSpeedEngine:
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         self._group, self._stage = group, stage
         self._device = own_device()
+        self._stopwatch = Stopwatch(self._device)
         # What is not trained comes back rounded, or not at all where it is cut up: it is given back as it came.
         frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
         self._frozen = {name: p.detach().cpu().clone() for name, p in frozen} if group.rank == 0 else {}
@@ -82,7 +84,8 @@ class DeepSpeedEngine:
         sums: list[Tensor] = []
         grad_norm: float | None = None
         for number, batch in enumerate(batches):
-            losses, _ = self._forward(batch.tensors)
+            with self._stopwatch.running():  # not backward, which holds exchanges: stage 3 has them here too
+                losses, _ = self._forward(batch.tensors)
             loss = torch.stack([losses[part] / totals[part] for part in losses]).sum()
             sums.append(torch.stack([value.detach() for value in losses.values()]))
             # DeepSpeed averages over ranks as if all had equal shares: times num_ranks makes that a sum.
@@ -93,7 +96,8 @@ class DeepSpeedEngine:
             self._engine.step()
         if grad_norm is None:
             grad_norm = float(self._engine.get_global_grad_norm() or 0.0)
-        return StepStats(dict(zip(losses, torch.stack(sums).sum(0).tolist(), strict=True)), grad_norm)
+        values = torch.stack(sums).sum(0).tolist()  # waits for the device
+        return StepStats(dict(zip(losses, values, strict=True)), grad_norm, self._stopwatch.take())
 
     def evaluate(self, batch: Batch, *, outputs: bool) -> Evaluated:
         """See `TrainEngine`."""

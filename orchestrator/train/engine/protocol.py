@@ -24,6 +24,8 @@ class StepStats:
     """This rank's losses, summed over its targets, by part: the caller adds up the ranks."""
     grad_norm: float
     """Of the whole gradient, before clipping."""
+    compute_s: float = field(default=0.0, compare=False)
+    """This rank's own passes, up to where it waits for another rank (`train.ranks`)."""
     extra: dict[str, float] = field(default_factory=dict)
     """Statistics that an engine has at hand, by the name of their metric."""
 

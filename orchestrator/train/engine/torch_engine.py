@@ -29,6 +29,7 @@ from orchestrator.train.engine.statistics import Statistics, share_of
 from orchestrator.train.group import TorchGroup
 from orchestrator.train.lora import merged_weights
 from orchestrator.train.optimizers import flat_optimizer
+from orchestrator.train.ranks import Stopwatch
 
 _AVERAGE, _STATISTICS = "average", "statistics."
 
@@ -63,6 +64,7 @@ class TorchEngine:
         self._optimizer = flat_optimizer(self._flat, self._sum_N, train.optimizer)
         self._average_N = self._flat.master_N.clone() if train.ema else None
         self._statistics = Statistics()
+        self._stopwatch = Stopwatch(self._device)
         self._half_updated = False
 
     def step(self, batches: Sequence[Batch], *, totals: Mapping[str, float], learning_rate: float) -> StepStats:
@@ -72,11 +74,12 @@ class TorchEngine:
         measure = self._statistics.due()
         first = None
         sums: list[Tensor] = []
-        for number, batch in enumerate(batches):
-            losses = self._add_gradient(batch, totals, is_first=number == 0)
-            sums.append(torch.stack([value.detach() for value in losses.values()]))
-            if measure and number == 0 and len(batches) * self._group.num_ranks > 1:
-                first = norm_of(self._sum_N)
+        with self._stopwatch.running():
+            for number, batch in enumerate(batches):
+                losses = self._add_gradient(batch, totals, is_first=number == 0)
+                sums.append(torch.stack([value.detach() for value in losses.values()]))
+                if measure and number == 0 and len(batches) * self._group.num_ranks > 1:
+                    first = norm_of(self._sum_N)
         if self._group.num_ranks > 1:
             dist.all_reduce(self._sum_N)
         norm = norm_of(self._sum_N)
@@ -87,7 +90,7 @@ class TorchEngine:
         values = torch.cat([torch.stack(sums).sum(0), torch.stack(norms)]).tolist()  # waits for the device once
         grad_norm, *measured = values[len(losses) :]
         extra = self._measured(measured, grad_norm, share_of(batches[0], totals)) if measured else {}
-        return StepStats(dict(zip(losses, values, strict=False)), grad_norm, extra)
+        return StepStats(dict(zip(losses, values, strict=False)), grad_norm, self._stopwatch.take(), extra)
 
     def evaluate(self, batch: Batch, *, outputs: bool) -> Evaluated:
         """See `TrainEngine`."""

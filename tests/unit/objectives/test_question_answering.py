@@ -15,6 +15,7 @@ from model.config import HeadConfig
 from orchestrator.objectives.encoder_inputs import IDS, LOSS, MASK, SEGMENTS, TARGETS
 from orchestrator.objectives.protocol import Batch
 from orchestrator.objectives.question_answering import (
+    EXAMPLES,
     AnswerScorer,
     Asked,
     Candidate,
@@ -189,6 +190,25 @@ def test_windows_of_a_question_meet_whichever_ranks_they_are_on() -> None:
         rank.add(batch, {LOSS: 0.5}, outputs)
     found = ranks[0].result([rank.state() for rank in ranks])
     assert found.metrics == pytest.approx({"loss": 0.5, "exact_match": 1.0, "f1": 1.0})
+    assert "examples" not in found.tables
+
+
+def test_the_first_questions_are_shown_with_what_was_answered(tmp_path: Path) -> None:
+    made = asked(tmp_path, [(2, 6, [(1, 2), (1, 2), (4, 4)])] * EXAMPLES + [(2, 6, [])] * 3)
+    rows = QuestionRows(made, FRAME, context=32, training=False)
+    scorers = [AnswerScorer(lambda rows: [" ".join(map(str, ids)) for ids in rows]) for _ in range(2)]
+    for scorer, numbers in zip(scorers, (np.arange(7, len(rows.pieces)), np.arange(7)), strict=True):
+        batch = rows.collate(numbers)
+        logits = torch.zeros(len(batch.rows), batch.tensors[IDS].shape[1], 2)
+        for i, window in enumerate(batch.rows):
+            logits[i, window.at + 1, 0] = logits[i, window.at + 2, 1] = 5.0
+        scorer.add(batch, {LOSS: 0.5}, {"logits": logits})
+    table = scorers[0].result([scorer.state() for scorer in scorers]).tables["examples"]
+    assert table.columns == ("question", "prediction", "answer")
+    assert len(table.rows) == EXAMPLES
+    for row, (question, prediction, answer) in enumerate(table.rows):
+        assert question == " ".join(map(str, made.row("question_ids", row)))
+        assert (prediction, answer) == ("w1 w2", "w1 w2 | w4")
 
 
 def test_where_questions_without_an_answer_occur_none_is_an_answer() -> None:

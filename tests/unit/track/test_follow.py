@@ -11,7 +11,7 @@ import pytest
 from orchestrator.track import follow
 from orchestrator.track.follow import describe, following
 from orchestrator.track.metric_log import FILE
-from orchestrator.track.metrics import EVAL_LOSS, LOSS, STEP, TOKENS_PER_S
+from orchestrator.track.metrics import EVAL_LOSS, LOSS, SLOWEST_EXCESS, SLOWEST_RANK, STEP, STEP_TIME, TOKENS_PER_S
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +39,22 @@ def test_a_step_is_told_as_people_read_it() -> None:
     assert told == "step 20/150  loss 2.3457  12,346 tokens/s"
     told = describe({STEP: 20, LOSS: 2.3, TOKENS_PER_S: 1.0, EVAL_LOSS: 2.5}, 150)
     assert told.endswith("  validation 2.5000")
+
+
+@pytest.mark.parametrize(
+    ("excess", "own_s", "said"),
+    [
+        (0.0, 1.0, ""),
+        (0.2, 1.0, ""),
+        (0.214, 1.0, "  rank 3 21% slower"),
+        (4.0, 0.5, "  rank 3 400% slower"),
+        (4.0, 0.05, ""),  # 0.04 s of a step of a second: nobody waits for that
+    ],
+)
+def test_a_rank_that_holds_up_the_others_is_named(excess: float, own_s: float, said: str) -> None:
+    plain = {STEP: 20, LOSS: 2.3, TOKENS_PER_S: 1.0, STEP_TIME: 1.0}
+    told = describe({**plain, SLOWEST_RANK: 3, SLOWEST_EXCESS: excess, "time/own_s/3": own_s}, 150)
+    assert told == describe(plain, 150) + said
 
 
 def test_the_steps_that_are_due_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,10 @@ def test_the_first_steps_do_not_count_where_there_are_others(rates: list[float],
 
 def test_lines_without_a_rate_are_left_out() -> None:
     assert typical_tokens_per_s([{}, {TOKENS_PER_S: 5.0}]) == 5.0
+
+
+def test_the_manual_has_the_table() -> None:
+    rows = [f"| `{name}` | {unit} | {meaning} |" for name, (unit, meaning) in MEANINGS.items()]
+    manual = Path(__file__).parents[3] / "docs" / "metrics.md"
+    told = [line for line in manual.read_text(encoding="utf-8").splitlines() if re.match(r"\| `[a-z]+/", line)]
+    assert told == rows

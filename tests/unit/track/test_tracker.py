@@ -50,6 +50,7 @@ def test_numbers_stay(value: Any) -> None:
 def test_tracking_nothing_takes_everything(tmp_path: Path) -> None:
     tracker = NoTracker()
     tracker.log({})
+    tracker.table("classes", ["label", "f1"], [["a", 0.5]], step=1)
     tracker.used_dataset(tmp_path, {})
     tracker.made_export(tmp_path, {})
     tracker.summarize({})

@@ -203,6 +203,67 @@ def test_an_artifact_is_no_copy_elsewhere(offline: list[Held]) -> None:
         )
 
 
+CONFUSION = (("truth", "a", "b"), (("a", 3, 1), ("b", 0, 5)))
+TEXTS = (("prompt", "text"), (("The ", "ship sails"), ("é", "")))
+MANY = [f"class {i}" for i in range(101)]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Folder and history of an offline run that was told tables, and nothing below the user's home."""
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("tables")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.delenv("XDG_DATA_HOME", raising=False)
+        patch.delenv("WANDB_DATA_DIR", raising=False)
+        who = RunIdentity("tables-1", "tables", folder)
+        tracker = open_tracker(WandB(), who, config={}, environ={"WANDB_MODE": "offline"})
+        for step in (10, 20):
+            tracker.table("confusion", *CONFUSION, step=step)
+            tracker.table("generated", *TEXTS, step=step)
+            tracker.log({"train/step": step, "train/loss": 1.0})
+        tracker.table("confusion", ["truth", *MANY], [[label, *range(101)] for label in MANY], step=30)
+        tracker.close()
+        assert "WANDB_DATA_DIR" not in os.environ
+    assert not list(home.glob(".local/**/staging/*")), "tables were copied below the user's home, and left there"
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    ends_at = time.monotonic() + 20
+    while (held := read_run(file)).exit_code is None and time.monotonic() < ends_at:
+        time.sleep(0.1)
+    return file.parent / "files", held.history
+
+
+def tables_of(told: tuple[Path, list[dict[str, Any]]], name: str) -> dict[int, Any]:
+    """By step, what the file of a table holds."""
+    files, history = told
+    paths = {line["train/step"]: line[f"{name}/path"] for line in history if f"{name}/path" in line}
+    return {step: json.loads((files / path).read_text()) for step, path in paths.items()}
+
+
+def test_the_tables_of_an_evaluation_lie_in_the_run(told: tuple[Path, list[dict[str, Any]]]) -> None:
+    for name, (columns, rows) in {"tables/confusion": CONFUSION, "tables/generated": TEXTS}.items():
+        found = tables_of(told, name)
+        assert found.keys() >= {10, 20}
+        assert found[20] == {"columns": list(columns), "data": [list(row) for row in rows]}
+
+
+def test_a_confusion_matrix_is_drawn_too(told: tuple[Path, list[dict[str, Any]]]) -> None:
+    cells = [["a", "a", 3], ["a", "b", 1], ["b", "a", 0], ["b", "b", 5]]
+    assert tables_of(told, "charts/confusion_table")[10] == {
+        "columns": ["Actual", "Predicted", "nPredictions"],
+        "data": cells,
+    }
+
+
+def test_more_classes_than_a_plot_holds_are_a_table_alone(told: tuple[Path, list[dict[str, Any]]]) -> None:
+    assert tables_of(told, "tables/confusion").keys() == {10, 20, 30}
+    assert tables_of(told, "charts/confusion_table").keys() == {10, 20}
+
+
+def test_the_metrics_beside_the_tables_are_all_there(told: tuple[Path, list[dict[str, Any]]]) -> None:
+    assert [line["train/step"] for line in told[1] if "train/loss" in line] == [10, 20]
+
+
 def broken(folder: Path) -> WandbTracker:
     """A tracker whose W&B raises as it begins."""
     return WandbTracker(WandB(), RunIdentity("id", "name", folder), config={}, mode="nonsense")
@@ -223,6 +284,7 @@ def test_a_folder_that_is_gone_does_not_stop_training(tmp_path: Path, caplog: py
     tracker = WandbTracker(WandB(), RunIdentity("id2", "name", tmp_path), config={}, mode="offline")
     with caplog.at_level(logging.WARNING):
         tracker.used_dataset(tmp_path / "none", {})  # has no manifest: W&B raises
+        tracker.table("classes", ["label", "f1"], [["a", 0.5]], step=1)
         tracker.log({"train/step": 1})
         tracker.close()
     assert "W&B failed; training goes on without it" in caplog.messages

@@ -19,6 +19,7 @@ from orchestrator.errors import TrainError
 from orchestrator.job import JobSpec
 from orchestrator.objectives.causal_lm import TokenFeed
 from orchestrator.objectives.protocol import Batch
+from orchestrator.objectives.scores.result import Scores
 from orchestrator.track import metrics
 from orchestrator.train.engine.protocol import StepStats
 from orchestrator.train.loop import Batching, Loop
@@ -100,6 +101,20 @@ def test_each_part_of_a_mixture_has_its_metrics(tmp_path: Path, tiny_job: Callab
     loop_of(tiny_job(), loader_of(tmp_path, [3.0, 1.0]), engine=Engine(), hooks=later).run(Progress(step=6))
     names = [name for name in last if name.startswith("data/tokens/")]
     assert [[line[n] for n in names] for line in later.lines] == [[line[n] for n in names] for line in hooks.lines[6:]]
+
+
+def test_an_evaluation_is_asked_for_after_its_steps(tmp_path: Path, tiny_job: Callable[..., JobSpec]) -> None:
+    asked, hooks = [], Hooks()
+
+    def evaluate(step: int) -> Scores:
+        asked.append(step)
+        return Scores({"loss": 1.0 / step, "accuracy": 0.5})
+
+    loop = loop_of(tiny_job("train.evaluate.every_steps=4"), loader_of(tmp_path), engine=Engine(), hooks=hooks)
+    loop.evaluate = evaluate
+    assert loop.run(Progress()).validation_loss == 0.1
+    assert asked == [4, 8, 10]
+    assert [line[metrics.STEP] for line in hooks.lines if "eval/accuracy" in line] == asked
 
 
 def test_a_stop_is_saved_and_leaves_no_thread(tmp_path: Path, tiny_job: Callable[..., JobSpec]) -> None:

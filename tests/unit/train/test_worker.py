@@ -1,0 +1,77 @@
+"""A worker alone, on real data: what its evaluations leave in the run's folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluation_fixtures import job_file, lay_out_classified, lay_out_dataset
+
+from orchestrator.attempts import writing_run
+from orchestrator.cluster.view import local_view
+from orchestrator.data.dataset import open_dataset
+from orchestrator.job import JobSpec
+from orchestrator.job_file import load_job
+from orchestrator.plan import make_plan
+from orchestrator.runfolder import create_run, read_run
+from orchestrator.store import Store
+from orchestrator.track.metric_log import read_metrics
+from orchestrator.train.group import join_group, leave_group
+from orchestrator.train.worker import run_worker
+
+SHORT = ("train.steps=4", "train.evaluate.every_steps=2", "train.zero.stage=0")
+
+
+@pytest.fixture(autouse=True)
+def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+def trained(job: JobSpec, dataset: Path, run: Path) -> list[dict[str, Any]]:
+    """What a run's evaluations left, in the order of their steps."""
+    plan = make_plan(job, local_view(), vocab_size=open_dataset(dataset).vocab_size)
+    create_run(run, job=job, plan=plan, dataset=dataset, identity="0123456789ab")
+    try:
+        with writing_run(run) as attempt:
+            run_worker(run, attempt=attempt, group=join_group())
+    finally:
+        leave_group()
+    return [json.loads(path.read_text()) for path in sorted((run / "scores").iterdir())]
+
+
+def scored(run: Path) -> dict[int, float]:
+    return {line["train/step"]: line["eval/loss"] for line in read_metrics(run) if "eval/loss" in line}
+
+
+def test_a_decoders_evaluations_leave_what_it_writes(tmp_path: Path) -> None:
+    store, job = Store(tmp_path / "store"), load_job(job_file(tmp_path), SHORT)
+    run = store.runs / "tiny-0123456789ab"
+    first, second = trained(job, lay_out_dataset(store, job), run)
+    assert [first["step"], second["step"]] == [2, 4]
+    assert {found["step"]: found["metrics"]["loss"] for found in (first, second)} == scored(run)
+    for found in (first, second):
+        assert found["tables"]["generated"]["columns"] == ["prompt", "text"]
+        assert [row[0] for row in found["tables"]["generated"]["rows"]] == ["def add(", "class"]
+
+
+def test_a_classifiers_evaluations_leave_its_tables(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    before = lay_out_classified(store, tmp_path)
+    job = load_job(before / "job.yaml", SHORT)
+    first, second = trained(job, read_run(before)[1], store.runs / "classification-ba9876543210")
+    for found in (first, second):
+        assert set(found["tables"]) == {"classes", "confusion"}
+        counts = [row[1:] for row in found["tables"]["confusion"]["rows"]]
+        assert [sum(row) for row in counts] == [4, 4, 4]
+        right = sum(row[i] for i, row in enumerate(counts))
+        assert found["metrics"]["accuracy"] == pytest.approx(right / 12)
+
+
+def test_without_prompts_nothing_is_left(tmp_path: Path) -> None:
+    store, job = Store(tmp_path / "store"), load_job(job_file(tmp_path), [*SHORT, "serve.probe_prompts=[]"])
+    run = store.runs / "tiny-0123456789ab"
+    with pytest.raises(FileNotFoundError):
+        trained(job, lay_out_dataset(store, job), run)
+    assert set(scored(run)) == {2, 4}
