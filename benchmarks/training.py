@@ -46,7 +46,7 @@ ORCHESTRATION = {
     "lightning": "plain",
     "accelerate": "plain",
 }
-"""A loop, and the bare loop that it is compared with. The peers report to nobody; `ours` also logs every step to W&B."""
+"""A loop, and the bare loop that it is compared with. The peers report to nobody; `ours` logs every step to W&B too."""
 
 
 def run_child(name: str, model: str, precision: str, steps: int, threads: int) -> None:

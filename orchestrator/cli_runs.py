@@ -9,9 +9,7 @@ import typer
 from orchestrator.cli_common import DEFAULT_STORE, AsJson, RunName, StoreDir, print_document, store_at
 from orchestrator.errors import StoreError
 
-checkpoints = typer.Typer(
-    no_args_is_help=True, help="The checkpoints of a run, and whether each is whole."
-)
+checkpoints = typer.Typer(no_args_is_help=True, help="The checkpoints of a run, and whether each is whole.")
 
 
 @checkpoints.command("list")
