@@ -12,7 +12,7 @@ from orchestrator.plan.network import Case
 from orchestrator.plan.states import States, states
 from orchestrator.plan.values import Memory
 
-_SCRATCH_BYTES = {"fp32": 50_000_000, "bf16": 120_000_000, "fp16": 120_000_000}
+_SCRATCH_BYTES = {"fp32": 50_000_000, "bf16": 80_000_000, "fp16": 80_000_000}
 """On a CPU: what the matrix libraries keep once they have been used."""
 
 _HEAP_SHARE = 0.15
