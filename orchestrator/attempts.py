@@ -58,7 +58,8 @@ def writing_run(run: Path) -> Iterator[Attempt]:
     Raises:
         StoreError: another process is writing the run.
     """
-    with lock(run / "run.lock", holds=f"the run {run.name}"):
+    # A moment: `slipway runs show` looks who holds it.
+    with lock(run / "run.lock", holds=f"the run {run.name}", wait_s=0.5):
         # First the number, which stops what is left of the last attempt at its next write, then the wait for its end.
         attempt = Attempt(run, _read(run) + 1)
         write_json(run / "attempt.json", {"attempt": attempt.number})

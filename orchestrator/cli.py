@@ -25,7 +25,7 @@ from orchestrator.cli_common import (
 )
 from orchestrator.cli_data import data
 from orchestrator.cli_models import register
-from orchestrator.cli_runs import checkpoints
+from orchestrator.cli_runs import checkpoints, runs
 from orchestrator.errors import Interrupted, JobError, SlipwayError, Stopped, storage_error
 from orchestrator.plan import Stage
 
@@ -43,6 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data, name="data")
+app.add_typer(runs, name="runs")
 app.add_typer(checkpoints, name="checkpoints")
 register(app)
 
@@ -257,19 +258,6 @@ def serve(
         port=port,
         ready=lambda service: print_document({"url": service.url, "model": service.model}, as_json, "say_url"),
     )
-
-
-@app.command()
-def runs(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """List the runs of a store: how far each is, its losses, its export.
-
-    Example:  slipway runs --store /data/slipway
-    """
-    from orchestrator.status import describe_run
-
-    where = store_at(store)
-    folders = sorted(p for p in where.runs.glob("*") if (p / "job.yaml").is_file())
-    print_document({"runs": [describe_run(folder, where) for folder in folders]}, as_json, "print_runs")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`slipway checkpoints`: what a run has saved."""
+"""`slipway runs` and `slipway checkpoints`: how far runs are, where their time went, what they have saved."""
 
 from __future__ import annotations
 
@@ -7,9 +7,56 @@ from typing import Any
 import typer
 
 from orchestrator.cli_common import DEFAULT_STORE, AsJson, RunName, StoreDir, print_document, store_at
-from orchestrator.errors import StoreError
+from orchestrator.errors import JobError, StoreError
 
+runs = typer.Typer(invoke_without_command=True)
 checkpoints = typer.Typer(no_args_is_help=True, help="The checkpoints of a run, and whether each is whole.")
+
+
+@runs.callback()
+def runs_(context: typer.Context, store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """List the runs of a store, or show where the time of one went.
+
+    Example:  slipway runs --store /data/slipway
+    """
+    if context.invoked_subcommand is None:
+        runs_list(store, as_json)
+        return
+    for name, option in (("store", "--store"), ("as_json", "--json")):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise JobError(f"{option} stands before the verb", fix=f"put it at the end: slipway runs VERB {option}")
+
+
+@runs.command("list")
+def runs_list(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """List the runs of a store: how far each is, its losses, its export.
+
+    Example:  slipway runs list --store /data/slipway
+    """
+    from orchestrator.status import describe_run
+
+    where = store_at(store)
+    folders = sorted(p for p in where.runs.glob("*") if (p / "job.yaml").is_file())
+    print_document({"runs": [describe_run(folder, where) for folder in folders]}, as_json, "print_runs")
+
+
+@runs.command("show")
+def runs_show(run: RunName, store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Show where the time of a run's workers went, what it cost, and why it was restarted.
+
+    Example:  slipway runs show quickstart-0123456789ab
+    """
+    from orchestrator.status import account_for_run
+
+    where = store_at(store)
+    document = account_for_run(where.find_run(run), where)
+    if as_json:
+        print_document(document, as_json, "print_row")
+        return
+    from orchestrator.cli_print_runs import print_account
+
+    print_account(document)
 
 
 @checkpoints.command("list")

@@ -81,11 +81,25 @@ class OutOfMemoryError(TrainError):
     kind = "out of memory"
 
 
+class OneSampleError(TrainError):
+    """A single sample did not fit: there is no smaller micro-batch."""
+
+    kind = "out of memory"
+
+
+class NumericalError(TrainError):
+    """The loss is no finite number."""
+
+
 class StoreError(SlipwayError):
     """Storage failed, is held by another process, or holds a run, checkpoint or export that does not verify."""
 
     exit_code = 6
     kind = "store"
+
+
+class StorageError(StoreError):
+    """The disk is full, or reading or writing failed: another time it may work."""
 
 
 class ServeError(SlipwayError):
@@ -125,10 +139,12 @@ def storage_error(error: OSError, *, doing: str) -> StoreError:
     """Turn an operating system error into one that says what to do."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(
+        return StorageError(
             f"the disk is full while {doing}{where}",
             fix="free some space or point --store at a larger disk, then run the same command again",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(f"no permission while {doing}{where}", fix="check the owner and mode of the store's folder")
-    return StoreError(f"storage failed while {doing}: {error.strerror or error}{where}", fix="check the store's folder")
+    return StorageError(
+        f"storage failed while {doing}: {error.strerror or error}{where}", fix="check the store's folder"
+    )

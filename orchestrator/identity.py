@@ -17,6 +17,8 @@ DATASET_FORMAT = 2
 RUN_FORMAT = 2
 """Raised when the same data, model and settings would give other weights."""
 HASH_LENGTH = 12
+_NOT_OF_A_RUN = {"workers", "checkpoint", "retries", "watchdog", "log_every_steps"}
+"""Keys of `train` that may change while a run goes on."""
 
 
 def canonical(value: Any, *, at: str = "value") -> str:
@@ -73,7 +75,7 @@ def run_hash(job: JobSpec, dataset: str, *, origin: str | None = None) -> str:
 
     `origin` is the identity of the weights that `train.from` names; where these lie is no part of it.
     """
-    train = job.training.model_dump(mode="json", exclude={"workers", "checkpoint", "log_every_steps"})
+    train = job.training.model_dump(mode="json", exclude=_NOT_OF_A_RUN)
     train["from"] = origin
     content = {"format": RUN_FORMAT, "dataset": dataset, "model": job.model.model_dump(mode="json"), "train": train}
     weights = [s.weight for s in job.data.sources] + [d.weight for d in job.data.datasets]

@@ -120,6 +120,45 @@ class EarlyStopping(Section):
     """What counts as better, at least."""
 
 
+Budget = NotNegative | Literal["unlimited"]
+"""Times that a class of failures is tried again without a new checkpoint in between."""
+Seconds = Annotated[float, Field(gt=0.0)]
+
+
+class Retries(Section):
+    """How often each class of failures is tried again; a new checkpoint gives all of them anew."""
+
+    preemption: Budget = "unlimited"
+    """The machine was taken back."""
+    node: Budget = 3
+    """A machine was lost."""
+    worker: Budget = 3
+    """A worker was killed, or crashed."""
+    out_of_memory: Budget = "unlimited"
+    """Each time with half the micro-batch, which ends at one sample."""
+    hang: Budget = 2
+    """A worker made no progress: see `train.watchdog`."""
+    storage: Budget = 2
+    """Writing or reading failed, a full disk included."""
+    control_plane: Budget = 10
+    """Ray itself failed, or found no place for the workers."""
+    tracker: Budget = 3
+    """W&B. Its failures end no training by themselves."""
+
+
+class Watchdog(Section):
+    """After how long without progress a worker hangs. It leaves stacks, and the run begins again."""
+
+    step_s: Seconds | None = None
+    """null: 10 times the median of the last steps, 30 s at least."""
+    setup_s: Seconds | None = None
+    """Everything up to the end of an attempt's first step; null: 1800."""
+    checkpoint_s: Seconds | None = None
+    """null: 1800."""
+    evaluation_s: Seconds | None = None
+    """null: 3600, or 10 times the longest evaluation of the attempt if that is more."""
+
+
 class Evaluate(Section):
     """Scores on the validation split, during training and at its end."""
 
@@ -147,6 +186,8 @@ class Masking(Section):
     """Words are hidden whole, not token by token."""
     next_sentence: bool = False
     """Pairs of sentences, and whether the second follows the first: BERT's recipe; without it RoBERTa's."""
+    frequency_bias: bool = False
+    """Begin the head's bias at the logarithm of how often each token occurs: the network need not learn that first."""
 
 
 class Lora(Section):
@@ -206,6 +247,8 @@ class Train(Section):
     seed: NotNegative = 0
     workers: Workers = Workers()
     checkpoint: Checkpoint = Checkpoint()
+    retries: Retries = Retries()
+    watchdog: Watchdog = Watchdog()
     evaluate: Evaluate = Evaluate()
     log_every_steps: Positive = 10
     """Steps between two lines of a log; metrics.jsonl has every step."""

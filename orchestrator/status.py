@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from orchestrator.identity import content_hash, dataset_hash, mixture_hash, run_
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment, load_job
 from orchestrator.plan import Stage, StageStatus
+from orchestrator.plan.speed import cost_of
 from orchestrator.store import Store, is_committed, sha256_file
 from orchestrator.track import metrics
+from orchestrator.track.goodput import read_ledger
 from orchestrator.track.metric_log import read_metrics
 
 _LISTING_LIMIT_S = 0.2
@@ -174,6 +178,44 @@ def describe_run(run: Path, store: Store) -> dict[str, Any]:
         "tokens_per_s": metrics.typical_tokens_per_s(lines),
         "export": store.relative(exports[-1]) if exports else None,
     }
+
+
+def account_for_run(run: Path, store: Store) -> dict[str, Any]:
+    """`slipway runs show`: the row of `slipway runs`, and where the time of the run's workers went.
+
+    Raises:
+        JobError: the run's job file is not of this version.
+    """
+    job = load_job(run / "job.yaml")
+    is_alive = _is_written(run)
+    ledger = read_ledger(run, compiled=job.training.compile, now=time.time() if is_alive else None)
+    hours, w = ledger.worker_s / 3600, job.training.workers
+    cost = cost_of(job, 1, hours)
+    return {
+        **describe_run(run, store),
+        "alive": is_alive,
+        "attempts": ledger.attempts,
+        "workers": ledger.workers,
+        "wall_s": round(ledger.wall_s, 3),
+        "worker_s": round(ledger.worker_s, 3),
+        "gpu_hours": round(hours * w.gpus, 6),
+        "cpu_hours": round(hours * w.cpus, 6),
+        "cost": None if cost is None else round(cost, 6),
+        "goodput": ledger.goodput(),
+        "restarts": [restart.to_json() for restart in ledger.restarts],
+    }
+
+
+def _is_written(run: Path) -> bool:
+    """Whether a driver, or a worker without one, has the run: its lock is looked at and left alone."""
+    try:
+        with (run / "run.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _status(folder: Path) -> Any:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.attempts import Attempt
-from orchestrator.track.metrics import STEP
+from orchestrator.track.metrics import EVALUATION_TIME, STEP, STEP_TIME
 
 FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Redone:
+    """What earlier attempts have done above the checkpoint that a run goes on from."""
+
+    steps: int
+    seconds: float
+    """Of these steps, with their evaluations."""
+    last_line_at: float | None
+    """When the newest line was written (`time.time`): a sign of life of the attempt before; None without a line."""
 
 
 class MetricLog:
@@ -54,6 +66,16 @@ def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
         for raw in file:
             if line := parse_line(raw):
                 yield line
+
+
+def redone_above(run: Path, step: int) -> Redone:
+    """Looks at the lines that a resume at `step` cuts off: to be called before the log is opened."""
+    path = run / FILE
+    if not path.is_file() or path.stat().st_size == 0:
+        return Redone(0, 0.0, None)
+    cut = [line for line in read_metrics(run) if line[STEP] > step]
+    seconds = sum(float(line.get(STEP_TIME, 0.0)) + float(line.get(EVALUATION_TIME, 0.0)) for line in cut)
+    return Redone(len(cut), round(seconds, 3), path.stat().st_mtime)
 
 
 def parse_line(raw: bytes) -> dict[str, Any] | None:

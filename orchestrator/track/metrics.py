@@ -18,12 +18,14 @@ SAMPLES = "train/samples"
 TOKENS_PER_S = "train/tokens_per_s"
 STEP_TIME = "time/step_s"
 DATA_WAIT = "time/data_wait_s"
+EVALUATION_TIME = "time/evaluation_s"
 SLOWEST_RANK = "time/slowest_rank"
 SLOWEST_EXCESS = "time/slowest_excess"
 RANK_TIME = "time/own_s/NAME"
 RANK_DATA_WAIT = "time/data_wait_s/NAME"
 DATA_READ = "data/read_bytes"
 CHECKPOINT_STALL = "time/checkpoint_stall_s"
+GOODPUT = "goodput/fraction"
 PART_TOKENS = "data/tokens/NAME"
 PART_EPOCH = "data/epoch/NAME"
 PART_LOSS = "train/loss/NAME"
@@ -45,6 +47,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     TOKENS_PER_S: ("tokens/s", "target tokens of the step, over all workers, by the step's time"),
     STEP_TIME: ("s", "from the first sample of the step to the updated weights"),
     DATA_WAIT: ("s", "part of the step that waited for samples"),
+    EVALUATION_TIME: ("s", "time of the evaluation after the step; absent if there was none"),
     SLOWEST_RANK: (
         "",
         "the worker whose own time a step is the longest; this and the next three with every line of the log "
@@ -63,6 +66,11 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     CHECKPOINT_STALL: (
         "s",
         "time that the checkpoint after the step before held up this one; absent if there was none",
+    ),
+    GOODPUT: (
+        "",
+        "share of useful steps in the attempt's time since it was launched, without the steps' waits for samples; "
+        "with every line of the log (`train.log_every_steps`)",
     ),
     MFU: (
         "",

@@ -37,6 +37,10 @@ class Tracker(Protocol):
         """Numbers that stand for the whole run."""
         ...
 
+    def alert(self, title: str, text: str) -> None:
+        """Something that somebody should see at once: the run has ended by a failure."""
+        ...
+
     def close(self) -> None:
         """Flush and end, within a bounded time."""
         ...
@@ -58,6 +62,9 @@ class NoTracker:
         """See `Tracker`."""
 
     def summarize(self, facts: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+
+    def alert(self, title: str, text: str) -> None:
         """See `Tracker`."""
 
     def close(self) -> None:

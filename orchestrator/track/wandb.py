@@ -22,6 +22,8 @@ _CLOSE_LIMIT_S = 30.0
 _INIT_LIMIT_S = 20.0
 _MOST_CLASSES = 100
 """Of a confusion matrix that is drawn: W&B's own plots hold 10,000 cells."""
+_LONGEST_TITLE = 63
+"""Of an alert: W&B's own limit."""
 _log = logging.getLogger(__name__)
 
 
@@ -101,6 +103,10 @@ class WandbTracker:
     def summarize(self, facts: Mapping[str, Any]) -> None:
         """See `Tracker`."""
         self._put(lambda run: run.summary.update(dict(facts)))
+
+    def alert(self, title: str, text: str) -> None:
+        """See `Tracker`."""
+        self._put(lambda run: run.alert(title=title[:_LONGEST_TITLE], text=text, level="ERROR"))
 
     def close(self) -> None:
         """See `Tracker`."""

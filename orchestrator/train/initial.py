@@ -8,13 +8,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.config import HeadConfig, HeadKind, ModelConfig
 from orchestrator.checkpoint.origin import Origin
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.load.stream import TokenStream
+from orchestrator.data.shelf import parts_at_hand
+from orchestrator.data.splits import TRAIN
 from orchestrator.errors import JobError, StoreError
 from orchestrator.export.given_weights import AS_MADE
+from orchestrator.job import JobSpec
 from orchestrator.objectives.announce import say_once
 from orchestrator.train.weights import SourceWeights, read_weights
 
@@ -24,6 +30,8 @@ _MASKED_LM: tuple[HeadKind, ...] = ("mlm", "pretraining")
 _FREE = ("context", "dropout")
 """What of a network a job may choose anew."""
 _NAMED = 8
+_COUNTED_ROWS, _COUNTED_LENGTH = 8192, 512
+"""Four million tokens tell the shares of all but the rarest."""
 
 
 def load_initial(model: nn.Module, config: ModelConfig, head: HeadConfig, origin: Origin, *, tokenizer: Path) -> None:
@@ -52,6 +60,23 @@ def load_initial(model: nn.Module, config: ModelConfig, head: HeadConfig, origin
         f"weights from {origin.folder}: {len(taken)} tensors"
         + (f"; not there, so drawn: {_listed(fresh)}" if fresh else "")
     )
+
+
+def begin_at_frequencies(model: nn.Module, job: JobSpec, dataset: Dataset) -> None:
+    """Set the bias of a masked-LM head to the logarithm of each token's share of the training split.
+
+    Small networks otherwise learn the shares first, and write them into the word table, which the projection is: rare
+    words come to lie alike in it. Counted are evenly spaced stretches of the stream, the same on every rank.
+    """
+    with parts_at_hand(dataset, TRAIN, job.data) as parts:
+        stream = TokenStream([path for part in parts for path in part.shard_paths])
+        length = min(_COUNTED_LENGTH, len(stream))
+        rows = min(_COUNTED_ROWS, len(stream) // length) if length else 0
+        starts = np.arange(rows, dtype=np.int64) * (len(stream) // max(1, rows))
+        bias_V: Any = dict(model.named_parameters())["bias"]
+        counts_V = np.bincount(stream.rows(starts, length).ravel(), minlength=len(bias_V)) + 1.0
+    with torch.no_grad():
+        bias_V.copy_(torch.from_numpy(np.log(counts_V / counts_V.sum())))
 
 
 def _require_same_network(config: ModelConfig, source: ModelConfig, folder: Path) -> None:

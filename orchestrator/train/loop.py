@@ -12,7 +12,7 @@ from orchestrator.checkpoint.layout import Progress, is_due
 from orchestrator.data.load.loader import Seen
 from orchestrator.data.load.order import Indices, deal, micro_batches
 from orchestrator.data.load.prefetch import Prefetcher
-from orchestrator.errors import TrainError
+from orchestrator.errors import NumericalError
 from orchestrator.job_train import Train
 from orchestrator.objectives.protocol import Batch, Feed
 from orchestrator.objectives.scores.result import Scores
@@ -138,6 +138,7 @@ class Loop:
         loss = sum(sums.losses.values())
         self._refuse_non_finite(step, loss, data)
         scores = self._evaluate(step)
+        evaluation_s = self.clock() - ended_at
         done: dict[str, Any] = {
             "step": step,
             "samples": before.samples + self.feed.samples_per_step,
@@ -164,7 +165,9 @@ class Loop:
             **sums.rank_times,
             metrics.DATA_READ: data.read_bytes,
             **_parts_line(data.seen),
-            **(metrics.evaluated(scores.metrics) if scores else {}),
+            **(
+                {metrics.EVALUATION_TIME: round(evaluation_s, 6), **metrics.evaluated(scores.metrics)} if scores else {}
+            ),
         }
         return progress, line, sums.stop
 
@@ -212,7 +215,7 @@ class Loop:
             return
         named = ", ".join(map(str, data.samples[:_NAMED].tolist()))
         more = f" and {len(data.samples) - _NAMED} more" if len(data.samples) > _NAMED else ""
-        raise TrainError(
+        raise NumericalError(
             f"the loss of step {step} is {loss}; its samples are {named}{more}",
             fix="lower train.optimizer.learning_rate or lengthen the warm-up, then run the same command again; "
             "in step 1 look at the samples and at train.from",

@@ -32,7 +32,7 @@ from orchestrator.train.engine.make import make_engine
 from orchestrator.train.engine.protocol import TrainEngine
 from orchestrator.train.evaluate import evaluate
 from orchestrator.train.group import TorchGroup
-from orchestrator.train.initial import load_initial
+from orchestrator.train.initial import begin_at_frequencies, load_initial
 from orchestrator.train.loop import Batching
 from orchestrator.train.lora import adapters_off, add_adapters
 from orchestrator.train.saver import Saver
@@ -147,6 +147,8 @@ def make_model(job: JobSpec, dataset: Dataset, origin: Origin | None) -> tuple[n
         return made, describe(job.model, made)
     config, head = job.model.config(dataset.vocab_size), make_head(job, dataset)
     model = build(config, head).initialise(train.seed)
+    if job.objective == "masked-lm" and train.masking.frequency_bias:
+        begin_at_frequencies(model, job, dataset)
     if origin is not None:
         require_unchanged(origin)
         load_initial(model, config, head, origin, tokenizer=dataset.tokenizer_path)

@@ -39,7 +39,9 @@ def assemble_random(
     batching = cut(job, group.num_ranks, most=plan.micro_batch)
     labels = list(job.data.labels or _LABELS)
     nothing = Dataset(Path(), {"vocab_size": vocab_size, "labels": labels})
-    model, _ = make_model(job, nothing, None)
+    masking = job.training.masking.model_copy(update={"frequency_bias": False})  # there is nothing to count
+    drawn = job.model_copy(update={"train": job.training.model_copy(update={"masking": masking})})
+    model, _ = make_model(drawn, nothing, None)
     if job.model.kind == "bert":
         objective: Objective = encoder_task(job, nothing)[0]
     elif job.objective == "preference":

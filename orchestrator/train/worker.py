@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from orchestrator.checkpoint.layout import Progress
 from orchestrator.checkpoint.origin import Origin
 from orchestrator.checkpoint.reader import Checkpoint, newest_checkpoint, read_checkpoint
 from orchestrator.data.dataset import open_dataset
-from orchestrator.errors import OutOfMemoryError, SlipwayError, TrainError
+from orchestrator.errors import OneSampleError, OutOfMemoryError, SlipwayError
 from orchestrator.export.module import say_if_source_changed
 from orchestrator.runfolder import (
     largest_micro_batch,
@@ -36,12 +37,16 @@ from orchestrator.runfolder import (
     read_run,
 )
 from orchestrator.track.progress import say
+from orchestrator.train import ends
 from orchestrator.train.continuations import make_continuations
 from orchestrator.train.evaluate import Evaluation
+from orchestrator.train.failures import FailureClass, classify
 from orchestrator.train.group import TorchGroup, join_group, leave_group
 from orchestrator.train.hooks import Began, open_hooks
 from orchestrator.train.loop import Batching, Loop
 from orchestrator.train.parts import Beginning, assemble
+from orchestrator.train.retries import Decision, Failed
+from orchestrator.train.watchdog import WatchedEvaluation, WatchedHooks, watching
 
 
 def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: float | None = None) -> Progress:
@@ -56,6 +61,8 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
     startup = Startup(launched_at or time.time())
     with attempt.working(), contextlib.ExitStack() as leases:
         job, dataset_path = read_run(run)
+        limits = job.training.watchdog
+        dog = leases.enter_context(watching(attempt, rank=group.rank, num_ranks=group.num_ranks, limits=limits))
         dataset = open_dataset(dataset_path, verify=False)
         torch.set_num_threads(job.training.workers.cpus)
         torch.manual_seed(job.training.seed * 1_000_003 + group.rank)
@@ -80,9 +87,10 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
             evaluation = None
             if parts.evaluate is not None:
                 written = make_continuations(job, dataset, parts.engine)
-                evaluation = Evaluation(parts.evaluate, written, hooks.on_scores)
-            loop = Loop(parts.engine, group, job.training, parts.batching, parts.feed, evaluation, hooks)
-            with _smaller_where_memory_ends(run, parts.batching):
+                evaluation = WatchedEvaluation(Evaluation(parts.evaluate, written, hooks.on_scores), dog)
+            watched = WatchedHooks(hooks, dog)
+            loop = Loop(parts.engine, group, job.training, parts.batching, parts.feed, evaluation, watched)
+            with dog.until_left(), _smaller_where_memory_ends(run, parts.batching):
                 return loop.run(progress)
 
 
@@ -111,7 +119,7 @@ def _smaller_where_memory_ends(run: Path, batching: Batching) -> Iterator[None]:
             raise
         what = f"memory ran out with {batching.micro_batch} sample(s) in one forward pass of a worker"
         if batching.micro_batch == 1:
-            raise TrainError(
+            raise OneSampleError(
                 what,
                 fix="shorten model.context, set train.activation_checkpointing: true, or shard more (train.zero.stage)",
             ) from error
@@ -168,6 +176,24 @@ def _run_until_it_fits(run: Path, attempt: Attempt, group: TorchGroup) -> Progre
             say(f"{error.message}: going on with fewer")
 
 
+@contextlib.contextmanager
+def _failure_told(run: Path, attempt: Attempt, group: TorchGroup) -> Iterator[None]:
+    """Say of a failure what the driver says under Ray; rank 0 does, unless another attempt writes the run by now."""
+    try:
+        yield
+    except Exception as error:
+        failure = classify(error, doing=f"writing the run {run.name}")
+        if group.rank != 0 or failure.kind is FailureClass.FENCED:
+            raise
+        failed = Failed(failure, ends.last_good_step(run))
+        decision = Decision("stop", "without Ray nothing starts it again")
+        ends.record_failure(run, failed, decision, attempt=attempt.number)
+        ends.alert(read_run(run)[0], run, failed)
+        if not isinstance(error, SlipwayError):
+            sys.stderr.write(traceback.format_exc())
+        raise ends.final_error(run, failed, decision) from error
+
+
 def main() -> None:
     """The command line: without Ray, for measuring and debugging."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.train.worker", description=__doc__.split("\n")[0])
@@ -177,7 +203,7 @@ def main() -> None:
         signal.signal(signum, _on_signal)
     try:
         read_run(run)
-        with _attempt_for(run) as (attempt, group):
+        with _attempt_for(run) as (attempt, group), _failure_told(run, attempt, group):
             progress = _run_until_it_fits(run, attempt, group)
             if group.rank == 0:
                 say(f"{'stopped' if _signalled else 'finished'} at step {progress.step}; saved in {run}")

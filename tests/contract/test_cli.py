@@ -23,18 +23,21 @@ COMMANDS: dict[str, Any] = {
     " ".join(words): command
     for name, found in GROUPS.items()
     for words, command in (
-        [((name, inner), c) for inner, c in found.commands.items()]
+        [
+            *([((name,), found)] if found.invoke_without_command else []),
+            *(((name, inner), c) for inner, c in found.commands.items()),
+        ]
         if hasattr(found, "commands")
         else [((name,), found)]
     )
 }
-"""Every verb; those of a group as `data show`."""
+"""Every verb; those of a group as `data show`, and the group itself where it does something alone."""
 TAKES_JOB = sorted(name for name, c in COMMANDS.items() if any("--set" in p.opts for p in c.params))
 
 
 def test_these_verbs_work() -> None:
     wanted = {"plan", "run", "prepare", "train", "export", "serve", "runs", "submit", "doctor"}
-    wanted |= {"import", "evaluate", "checkpoints list", "checkpoints verify"}
+    wanted |= {"import", "evaluate", "checkpoints list", "checkpoints verify", "runs list", "runs show"}
     wanted |= {f"data {verb}" for verb in ("list", "show", "sample", "verify", "find", "order")}
     assert wanted <= set(COMMANDS)
 
@@ -86,6 +89,9 @@ QUICKSTART = ["plan", "jobs/quickstart.yaml"]
         (["run", "jobs/quickstart.yaml", "--until", "lunch"], "'lunch' is not one of"),
         (["serve", "x", "--port", "0"], "'--port': Input should be greater than or equal to 1"),
         (["serve"], "serve needs a RUN"),
+        (["runs", "shwo"], "No such command 'shwo'"),
+        (["runs", "--json", "show", "x"], "--json stands before the verb"),
+        (["runs", "--store", "x", "list"], "--store stands before the verb"),
         (["plan", "jobs/none.yaml"], "there is no job file jobs/none.yaml"),
         (["plan", "jobs"], "the job file jobs cannot be read"),
         ([*QUICKSTART, "--set", "train.steps"], "has no value"),
@@ -116,6 +122,7 @@ def test_a_misspelt_key_is_told_with_its_line(slipway: Slipway, tmp_path: Path) 
         (["run", "jobs/quickstart.yaml", "--set", "train.workers={min: 999}"], 4, "capacity"),
         (["export", "none"], 6, "store"),
         (["serve", "none"], 6, "store"),
+        (["runs", "show", "none"], 6, "store"),
     ],
 )
 def test_a_failure_is_one_json_document(slipway: Slipway, arguments: list[str], code: int, kind: str) -> None:
@@ -150,4 +157,5 @@ def test_every_verb_that_takes_a_job_takes_set(verb: str, root: Path) -> None:
 def test_an_empty_store_has_no_runs(slipway: Slipway, tmp_path: Path) -> None:
     done = slipway("runs", "--store", str(tmp_path / "none"), "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"runs": []})
-    assert slipway("runs", "--store", str(tmp_path / "none")).stdout == "none\n"
+    for verb in (["runs"], ["runs", "list"]):
+        assert slipway(*verb, "--store", str(tmp_path / "none")).stdout == "none\n"

@@ -13,15 +13,29 @@ from orchestrator.errors import (
     CapacityError,
     DataError,
     JobError,
+    NumericalError,
+    OneSampleError,
     ServeError,
     SlipwayError,
     Stopped,
+    StorageError,
     StoreError,
     TrainError,
     storage_error,
 )
 
-CODES = {JobError: 2, DataError: 3, CapacityError: 4, TrainError: 5, StoreError: 6, FencedError: 6, ServeError: 7}
+CODES = {
+    NumericalError: 5,
+    OneSampleError: 5,
+    StorageError: 6,
+    JobError: 2,
+    DataError: 3,
+    CapacityError: 4,
+    TrainError: 5,
+    StoreError: 6,
+    FencedError: 6,
+    ServeError: 7,
+}
 
 
 @pytest.mark.parametrize(("kind", "code"), CODES.items())
@@ -57,4 +71,5 @@ def test_a_stop_exits_as_its_signal_does() -> None:
 def test_the_systems_errors_say_what_to_do(number: int, said: str) -> None:
     told = storage_error(OSError(number, "Input/output error", "/x"), doing="saving")
     assert (told.message, told.exit_code) == (said, 6)
+    assert isinstance(told, StorageError) is not said.startswith("no permission")  # which time does not mend
     assert told.fix

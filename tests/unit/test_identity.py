@@ -132,6 +132,8 @@ def test_a_given_tokenizer_counts_by_its_content(tiny_job: MakeJob) -> None:
         "name=other",
         "train.workers={min: 1, max: 8, cpus: 4, gpus: 1}",
         "train.checkpoint={every_steps: 1, keep_last: 9}",
+        "train.retries={worker: 0, preemption: 5}",
+        "train.watchdog={step_s: 5}",
         "train.log_every_steps=1",
         "serve={port: 9000, replicas: {max: 4}}",
         "track.wandb={project: other, mode: disabled}",

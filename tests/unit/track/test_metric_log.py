@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.attempts import Attempt, FencedError, writing_run
-from orchestrator.track.metric_log import FILE, MetricLog, parse_line, read_metrics
-from orchestrator.track.metrics import STEP
+from orchestrator.track.metric_log import FILE, MetricLog, Redone, parse_line, read_metrics, redone_above
+from orchestrator.track.metrics import EVALUATION_TIME, STEP, STEP_TIME
 
 
 @pytest.fixture
@@ -100,6 +101,20 @@ def test_an_overtaken_attempt_does_not_truncate(run: Path, begin: Begin) -> None
     with pytest.raises(FencedError, match="was overtaken"):
         MetricLog(run, attempt=Attempt(run, 1), resumed_step=0)
     assert steps(run) == [1, 2]
+
+
+def test_what_a_resume_will_do_again_is_known_before(run: Path, begin: Begin) -> None:
+    assert redone_above(run, 0) == Redone(0, 0.0, None)
+    log = begin(0)
+    assert redone_above(run, 0) == Redone(0, 0.0, None)
+    for step in (1, 2, 3):
+        log.append({STEP: step, STEP_TIME: 0.25, **({EVALUATION_TIME: 0.5} if step == 2 else {})})
+    with (run / FILE).open("a") as file:
+        file.write('{"train/step": 4, "ti')
+    os.utime(run / FILE, (1000.5, 1000.5))
+    assert redone_above(run, 1) == Redone(2, 1.0, 1000.5)
+    assert redone_above(run, 3) == Redone(0, 0.0, 1000.5)
+    assert steps(run) == [1, 2, 3]
 
 
 def test_what_was_synced_and_closed_stays(run: Path, begin: Begin) -> None:

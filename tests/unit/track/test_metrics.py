@@ -15,7 +15,7 @@ def test_every_name_has_a_unit_and_a_meaning() -> None:
     names = {value for name, value in vars(metrics).items() if name.isupper() and isinstance(value, str)}
     assert names == set(MEANINGS)
     assert all(
-        re.fullmatch(r"(train|eval|time|data|memory)/[a-z_]+(/NAME)?", name) and meaning
+        re.fullmatch(r"(train|eval|time|data|memory|goodput)/[a-z_]+(/NAME)?", name) and meaning
         for name, (_, meaning) in MEANINGS.items()
     )
 

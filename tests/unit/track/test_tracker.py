@@ -54,4 +54,5 @@ def test_tracking_nothing_takes_everything(tmp_path: Path) -> None:
     tracker.used_dataset(tmp_path, {})
     tracker.made_export(tmp_path, {})
     tracker.summarize({})
+    tracker.alert("failed", "why")
     tracker.close()

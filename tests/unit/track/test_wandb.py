@@ -99,6 +99,7 @@ class Held:
     summary: dict[str, Any] = field(default_factory=dict)
     artifacts: list[Any] = field(default_factory=list)
     metrics: list[Any] = field(default_factory=list)
+    alerts: list[Any] = field(default_factory=list)
     exit_code: int | None = None
 
 
@@ -118,6 +119,8 @@ def read_run(path: Path) -> Held:
             held.artifacts.append(record.artifact)
         elif kind == "metric":
             held.metrics.append(record.metric)
+        elif kind == "alert":
+            held.alerts.append(record.alert)
         elif kind == "exit":
             held.exit_code = record.exit.exit_code
     return held
@@ -129,6 +132,7 @@ def drive(tracker: Tracker, *, dataset: Path, export: Path, first: int) -> None:
         tracker.log({"train/step": step, "train/loss": 1 / step})
     tracker.made_export(export, {"step": 3})
     tracker.summarize({"tokens_per_s": 5.5, "best_eval_loss": None})
+    tracker.alert("tiny-99 failed: " + "x" * 80, "class: worker\nlast good step: 3")
     tracker.close()
 
 
@@ -184,6 +188,12 @@ def test_a_run_has_a_summary_and_ends_well(offline: list[Held]) -> None:
     assert offline[1].summary["tokens_per_s"] == 5.5
     assert offline[1].summary["train/step"] == 6
     assert [held.exit_code for held in offline] == [0, 0]
+
+
+def test_an_alert_is_an_error_with_a_title_that_fits(offline: list[Held]) -> None:
+    (alert,) = offline[0].alerts
+    assert (alert.title, alert.level) == ("tiny-99 failed: " + "x" * 47, "ERROR")
+    assert alert.text == "class: worker\nlast good step: 3"
 
 
 def test_the_dataset_and_the_export_are_artifacts_with_lineage(offline: list[Held]) -> None:

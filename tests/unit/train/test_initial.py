@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from export_fixtures import HEADS, LM, SHAPES, alter, forge_manifest, tiny_export, tiny_model
@@ -16,9 +17,12 @@ from weights_fixtures import make_hf, make_run
 from model.config import HeadConfig, ModelConfig
 from model.families import build
 from orchestrator.checkpoint.origin import find_origin
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.shards import write_shard
 from orchestrator.errors import JobError, StoreError
+from orchestrator.job import JobSpec
 from orchestrator.store import Store
-from orchestrator.train.initial import load_initial
+from orchestrator.train.initial import begin_at_frequencies, load_initial
 
 CLASSES = HEADS["classification"]
 BERT = SHAPES["bert"]
@@ -199,3 +203,21 @@ def test_what_was_altered_is_refused(tmp_path: Path, load: Load) -> None:
         file.write_bytes(raw)
         with pytest.raises(StoreError, match="was altered"):
             load(folder)
+
+
+def test_the_bias_begins_at_the_tokens_shares(tmp_path: Path, tiny_job: Callable[..., JobSpec]) -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.choice(BERT.vocab_size, 50_000, p=(shares := rng.dirichlet(np.ones(BERT.vocab_size))))
+    write_shard(tmp_path / "0.arrow", [tokens.astype(np.uint16)])
+    row = {"path": "0.arrow", "source": 0, "tokens": len(tokens), "documents": 1}
+    dataset = Dataset(tmp_path, {"vocab_size": BERT.vocab_size, "splits": {"train": {"shards": [row]}}})
+    job = tiny_job(
+        "model={kind: bert, layers: 1, width: 32, heads: 2, context: 16}",
+        "train.zero.stage=0",
+        "train.masking.frequency_bias=true",
+    )
+    model = build(BERT, HeadConfig("mlm")).initialise(0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if name != "bias"}
+    begin_at_frequencies(model, job, dataset)
+    assert same(before, model, *before)
+    assert torch.allclose(model.state_dict()["bias"].exp(), torch.from_numpy(shares).float(), atol=5e-3)

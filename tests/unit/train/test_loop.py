@@ -115,6 +115,7 @@ def test_an_evaluation_is_asked_for_after_its_steps(tmp_path: Path, tiny_job: Ca
     assert loop.run(Progress()).validation_loss == 0.1
     assert asked == [4, 8, 10]
     assert [line[metrics.STEP] for line in hooks.lines if "eval/accuracy" in line] == asked
+    assert [line[metrics.STEP] for line in hooks.lines if line.get(metrics.EVALUATION_TIME, -1.0) >= 0.0] == asked
 
 
 def test_a_stop_is_saved_and_leaves_no_thread(tmp_path: Path, tiny_job: Callable[..., JobSpec]) -> None:

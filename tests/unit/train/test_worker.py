@@ -1,8 +1,12 @@
-"""A worker alone, on real data: what its evaluations leave in the run's folder."""
+"""A worker alone, on real data: what its evaluations leave in the run's folder, and where its time is said to go."""
 
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,11 @@ from orchestrator.job import JobSpec
 from orchestrator.job_file import load_job
 from orchestrator.plan import make_plan
 from orchestrator.runfolder import create_run, read_run
+from orchestrator.status import account_for_run
 from orchestrator.store import Store
+from orchestrator.track import metrics
+from orchestrator.track.events import read_events
+from orchestrator.track.goodput import PARTS
 from orchestrator.track.metric_log import read_metrics
 from orchestrator.train.group import join_group, leave_group
 from orchestrator.train.worker import run_worker
@@ -75,3 +83,46 @@ def test_without_prompts_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         trained(job, lay_out_dataset(store, job), run)
     assert set(scored(run)) == {2, 4}
+
+
+def test_a_killed_run_accounts_for_every_second(tmp_path: Path) -> None:
+    """kill -9 between two checkpoints, then the same again to the end."""
+    long = ("train.steps=240", "train.checkpoint.every_steps=40", "train.zero.stage=0", "serve.probe_prompts=[]")
+    store = Store(tmp_path / "store")
+    job, run = load_job(job_file(tmp_path), long), store.runs / "tiny-0123456789ab"
+    dataset = lay_out_dataset(store, job)
+    plan = make_plan(job, local_view(), vocab_size=open_dataset(dataset).vocab_size)
+    create_run(run, job=job, plan=plan, dataset=dataset, identity="0123456789ab")
+    worker = subprocess.Popen([sys.executable, "-m", "orchestrator.train.worker", "--run", str(run)])
+    while worker.poll() is None and sum(1 for _ in read_metrics(run)) < 50:
+        time.sleep(0.02)
+    assert account_for_run(run, store)["alive"]
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    done = sum(1 for _ in read_metrics(run))
+    (open_death,) = account_for_run(run, store)["restarts"]
+    assert open_death["recovered_in_s"] is None
+    saved = open_death["step"]
+    try:
+        with writing_run(run) as attempt:
+            run_worker(run, attempt=attempt, group=join_group())
+    finally:
+        leave_group()
+
+    happened = [event["event"] for event in read_events(run) if event["event"] != "checkpoint"]
+    assert happened == ["started", "first-step", "resumed", "first-step", "ended"]
+    (resumed,) = [event for event in read_events(run) if event["event"] == "resumed"]
+    assert (resumed["step"], resumed["recomputed"]["steps"]) == (saved, done - saved)
+    found = account_for_run(run, store)
+    parts = {part: found["goodput"][f"{part}_s"] for part in PARTS}
+    assert sum(parts.values()) == pytest.approx(found["wall_s"], abs=0.01)
+    assert parts["recomputed"] == pytest.approx(resumed["recomputed"]["seconds"], abs=0.002)
+    lines = list(read_metrics(run))
+    useful = sum(line[metrics.STEP_TIME] - line[metrics.DATA_WAIT] for line in lines)
+    assert parts["useful"] == pytest.approx(useful, abs=0.002)
+    assert all(parts[part] > 0 for part in ("startup", "recovery", "checkpoint_stall", "recomputed"))
+    (restart,) = found["restarts"]
+    assert restart["class"] == "unknown"
+    assert restart["recovered_in_s"] == pytest.approx(parts["recovery"], abs=0.002)
+    assert 0 < lines[-1][metrics.GOODPUT] <= 1
+    assert not found["alive"]

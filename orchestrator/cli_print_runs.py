@@ -1,0 +1,102 @@
+"""How `slipway runs show` shows a run to people: its numbers, where its time went, its restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_BAR_CELLS = 60
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+"""A cell, from empty to full, in eighths."""
+_USEFUL, _LOST = "green", "red"
+_COLOURS = {
+    "useful": _USEFUL,
+    "recomputed": _LOST,
+    "startup": "yellow",
+    "compile": "yellow",
+    "data_wait": "magenta",
+    "checkpoint_stall": "blue",
+    "evaluation": "cyan",
+    "recovery": _LOST,
+    "idle": "white",
+}
+
+
+def print_account(document: dict[str, Any]) -> None:
+    """The document of `slipway runs show`."""
+    out = Console(highlight=False)
+    for part in shown(document):
+        out.print(part)
+
+
+def shown(document: dict[str, Any]) -> Iterator[Table | Text]:
+    """What is printed, in its order."""
+    alive = ", being trained" if document["alive"] else ""
+    yield Text(f"{document['run']}: {document['state']}{alive}, step {document['step']:,} of {document['steps']:,}")
+    yield _numbers(document)
+    seconds = {name: document["goodput"][f"{name}_s"] for name in _COLOURS}
+    total_s = sum(seconds.values())
+    if total_s > 0:
+        yield _parts(seconds, total_s)
+        yield _stacked(seconds, total_s)
+    if document["restarts"]:
+        yield _restarts(document["restarts"])
+
+
+def _numbers(document: dict[str, Any]) -> Table:
+    table = Table(show_header=False)
+    rows = {
+        "wall time": f"{document['wall_s']:,.1f} s in {document['attempts']} attempt(s)",
+        "workers": f"{document['workers']} now; {document['worker_s']:,.1f} s of all workers",
+        "GPU-hours": f"{document['gpu_hours']:,.3f}",
+        "CPU-hours": f"{document['cpu_hours']:,.3f}",
+        "cost": "unknown" if document["cost"] is None else f"{document['cost']:,.2f}",
+        "useful": f"{document['goodput']['fraction']:.1%}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _parts(seconds: dict[str, float], total_s: float) -> Table:
+    table = Table("part", title="where the workers' time went", title_justify="left")
+    table.add_column("s", justify="right")
+    table.add_column("%", justify="right")
+    table.add_column("")
+    for name, part_s in seconds.items():
+        share = part_s / total_s
+        table.add_row(name.replace("_", " "), f"{part_s:,.1f}", f"{100 * share:.1f}", Text(bar(share), _COLOURS[name]))
+    return table
+
+
+def bar(share: float, cells: int = 20) -> str:
+    """A share of 1 as blocks, to an eighth of a cell."""
+    eighths = round(share * cells * 8)
+    return "█" * (eighths // 8) + _BLOCKS[eighths % 8].strip()
+
+
+def _stacked(seconds: dict[str, float], total_s: float) -> Text:
+    """All parts in one bar: a part ends in the cell where the sum up to it ends."""
+    line, drawn, passed_s = Text(), 0, 0.0
+    for name, part_s in seconds.items():
+        passed_s += part_s
+        until = round(_BAR_CELLS * passed_s / total_s)
+        line.append("█" * (until - drawn), _COLOURS[name])
+        drawn = until
+    return line
+
+
+def _restarts(restarts: list[dict[str, Any]]) -> Table:
+    table = Table("class", "cause", title="restarts", title_justify="left")
+    table.add_column("after step", justify="right")
+    table.add_column("recovered in s", justify="right")
+    for row in restarts:
+        in_s = row["recovered_in_s"]
+        table.add_row(
+            Text(row["class"]), Text(row["cause"]), f"{row['step']:,}", "not yet" if in_s is None else f"{in_s:,.1f}"
+        )
+    return table
