@@ -14,6 +14,8 @@ from torch import Tensor
 from model.cache import KVCache
 from model.gpt import GPT
 
+_LEAST_TEMPERATURE = torch.finfo(torch.float32).tiny
+"""What is smaller is 0 to fp32, and 0 divided by it no number."""
 _SCORED_ROWS = 256
 """Positions whose logits are held at once, in fp32, while a prompt is scored."""
 
@@ -59,7 +61,8 @@ def sample(
     if temperature == 0:
         return int(logits_A.argmax())
     # The largest becomes 0 first: a tiny temperature may then take the others to -inf, which is right.
-    probabilities_A = torch.softmax((logits_A - logits_A.max()) / temperature, dim=-1)
+    divisor = max(temperature, _LEAST_TEMPERATURE)
+    probabilities_A = torch.softmax((logits_A - logits_A.max()) / divisor, dim=-1)
     if top_p == 1:
         return int(torch.multinomial(probabilities_A, 1, generator=generator))
     sorted_A, ids_A = probabilities_A.sort(descending=True, stable=True)

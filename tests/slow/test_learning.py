@@ -48,13 +48,13 @@ JOBS = Path(__file__).parents[2] / "jobs"
 DATA = Path(os.environ.get("SLIPWAY_TEST_DATA", ""))
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
     pytest.mark.skipif("SLIPWAY_TEST_DATA" not in os.environ, reason="SLIPWAY_TEST_DATA is not set"),
 ]
 HERE_ONLY = ["track.wandb.mode=disabled", "train.workers={min: 1, max: 1, cpus: 1}", "train.precision=fp32"]
 SMALL_ENCODER = "model={kind: bert, layers: 2, width: 128, heads: 4, context: %d, dropout: %s}"
 ENCODER = SMALL_ENCODER % (64, 0.1)
-PRETRAINING_STEPS = 2000
+PRETRAINING_STEPS = 4000
 SEEDS = (0, 1, 2)
 GPT_TRAINING = [
     "data.tokenizer.vocab_size=4096",
@@ -241,11 +241,14 @@ def test_pretraining_pays_on_sentiment(workshop: Workshop) -> None:
         "name=encoder",
         ENCODER,
         "data.tokenizer={train: wordpiece, vocab_size: 8192, lowercase: true}",
+        "data.sentence_ends=true",
+        "train.masking={next_sentence: true, frequency_bias: true}",
         f"train.steps={PRETRAINING_STEPS}",
-        "train.batch_tokens=4096",
-        "train.schedule={name: linear, warmup_steps: 100, final_fraction: 0.0}",
-        "train.optimizer={learning_rate: 2.0e-3, weight_decay: 0.01, beta2: 0.999}",
+        "train.batch_tokens=2048",
+        "train.schedule={name: linear, warmup_steps: 200, final_fraction: 0.0}",
+        "train.optimizer={learning_rate: 1.0e-3, weight_decay: 0.01, beta2: 0.999}",
         "train.zero={stage: 0}",
+        "train.checkpoint={every_steps: 1000}",
     )
     tokenizer = f"data.tokenizer={{path: {dataset_of(begun)}/tokenizer.json}}"
 

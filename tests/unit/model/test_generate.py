@@ -42,6 +42,12 @@ def test_a_seed_decides_the_draws():
     assert draws(50, generator=seeded(1)) != draws(50, generator=seeded(2))
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1.5e-180, 1e-45, 1e-38, 1e-6])
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+def test_a_temperature_near_zero_takes_the_likeliest(temperature, top_p):
+    assert draws(3, temperature=temperature, top_p=top_p) == [4, 4, 4]
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_frequencies_are_the_softmax_of_logits_over_temperature(temperature):
     counts_V = torch.bincount(torch.tensor(draws(4000, temperature=temperature)), minlength=5)
