@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,23 @@ def test_an_altered_checkpoint_is_told_of_and_passed_over(
     again = runner(tmp_path)
     assert again.resumed_from_step == 36
     assert losses(tmp_path, again.run or "") == losses(*unbroken)
+
+
+def test_a_run_goes_on_with_another_number_of_workers(
+    unbroken: tuple[Path, str], runner: Runner, tmp_path: Path
+) -> None:
+    """Without dropout, whose masks belong to a rank."""
+    (tmp_path / "datasets").symlink_to(unbroken[0] / "datasets")
+    two = runner(tmp_path, "model.dropout=0")
+    run, with_two = str(two.run), losses(tmp_path, str(two.run))
+    shutil.rmtree(tmp_path / run / "checkpoints/step-00000040")
+    alone = runner(tmp_path, "model.dropout=0", "train.workers={min: 1, max: 1}")
+    assert (alone.run, alone.resumed_from_step) == (run, 36)
+    assert steps(tmp_path, run) == [*range(1, 41)]
+    assert losses(tmp_path, run)[:36] == with_two[:36]
+    assert losses(tmp_path, run)[36:] == pytest.approx(with_two[36:], rel=1e-5)
+    manifest = json.loads((tmp_path / run / "checkpoints/step-00000040/manifest.json").read_text())
+    assert (manifest["world_size"], manifest["zero_stage"]) == (1, 2)
 
 
 def test_a_run_that_is_being_written_is_refused(unbroken: tuple[Path, str], runner: Runner, tmp_path: Path) -> None:
