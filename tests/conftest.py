@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from harness import Result, command, environment
 from hypothesis import settings
 
 from orchestrator.job import JobSpec
@@ -38,3 +41,22 @@ def tiny_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., JobSpec]
         return load_job(path, overrides)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def slipway() -> Callable[..., Result]:
+    """The command line in a process of its own."""
+
+    def call(*args: object, timeout_s: float = 240, cwd: Path | None = None, **env: str) -> Result:
+        done = subprocess.run(
+            command(*args),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=environment(**env),
+            cwd=cwd,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return call

@@ -1,16 +1,15 @@
-"""One Ray for all integration tests, small text, and the command line as a user calls it."""
+"""One Ray for all integration tests, and small text."""
 
 from __future__ import annotations
 
 import random
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from data_fixtures import Prepare, job_of
-from harness import Result, Runner, command, environment
+from harness import Runner
 
 from orchestrator.cluster.connect import Session
 from orchestrator.run import prepare_only
@@ -70,25 +69,6 @@ def session() -> Iterator[Session]:
 @pytest.fixture
 def runner(job_file: Path, session: Session) -> Runner:
     return Runner(job_file, session)
-
-
-@pytest.fixture(scope="session")
-def slipway() -> Callable[..., Result]:
-    """The command line in a process of its own."""
-
-    def call(*args: object, timeout_s: float = 240, cwd: Path | None = None, **env: str) -> Result:
-        done = subprocess.run(
-            command(*args),
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env=environment(**env),
-            cwd=cwd,
-            check=False,
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
-
-    return call
 
 
 @pytest.fixture

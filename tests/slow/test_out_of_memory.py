@@ -21,7 +21,7 @@ def test_the_micro_batch_is_halved_and_batch_tokens_stay(slipway: Callable[..., 
         "train.zero.stage": 0,
         "train.precision": "fp32",
         "train.steps": 1,
-        "train.batch_tokens": 131_072,
+        "train.batch_tokens": 262_144,
         "train.micro_batch": 2048,
         "model.width": 256,
     }
@@ -42,4 +42,4 @@ def test_the_micro_batch_is_halved_and_batch_tokens_stay(slipway: Callable[..., 
     assert "memory ran out with 2048 sample(s) in one forward pass of a worker: going on with fewer" in done.stderr
     assert int((run / "micro-batch").read_text()) < 2048
     (line,) = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
-    assert (line["train/step"], line["train/tokens"]) == (1, 131_072)
+    assert (line["train/step"], line["train/tokens"]) == (1, 262_144)
