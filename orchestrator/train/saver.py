@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,12 +64,12 @@ class Saver:
         outputs = self._engine.outputs(self._probe)
 
         def fill(folder: Path) -> None:
+            self._engine.save(folder / layout.STATE_FOLDER)
             if self._group.rank == 0:
                 self._rank_0_files(folder, progress, weights or {}, outputs["logits"])
             save_file(_random_state(), folder / layout.rng_file(self._group.rank))
 
-        fill_both = _both(self._state_writer, fill)
-        return self._writer.write(progress.step, fill=fill_both, manifest=manifest, best_step=progress.best_step)
+        return self._writer.write(progress.step, fill=fill, manifest=manifest, best_step=progress.best_step)
 
     def restore(self, checkpoint: Checkpoint) -> Progress:
         """Go on where a checkpoint stands, whatever number of workers wrote it at whatever stage. Collective."""
@@ -83,9 +82,6 @@ class Saver:
         if "torch_cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["torch_cuda"])
         return checkpoint.progress
-
-    def _state_writer(self, folder: Path) -> None:
-        self._engine.save(folder / layout.STATE_FOLDER)
 
     def _rank_0_files(self, folder: Path, progress: Progress, weights: Tensors, logits: Tensor) -> None:
         save_file(weights, folder / layout.WEIGHTS)
@@ -106,15 +102,3 @@ def _random_state() -> dict[str, Tensor]:
 def versions() -> dict[str, str]:
     """What this was made with."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-
-
-def _both(first: Callable[[Path], None], second: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Run both, whatever the first raises: it may hold collectives that the other ranks are in too."""
-
-    def fill(folder: Path) -> None:
-        try:
-            first(folder)
-        finally:
-            second(folder)
-
-    return fill

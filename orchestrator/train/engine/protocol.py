@@ -40,7 +40,7 @@ class Evaluated:
 
 
 class TrainEngine(Protocol):
-    """Every method is collective: all ranks call it, in the same order."""
+    """All ranks call every method, in the same order; all but `save` are collective."""
 
     def step(self, batches: Sequence[Batch], *, totals: Mapping[str, float], learning_rate: float) -> StepStats:
         """Accumulate the gradients of all micro-batches, reduce them over ranks, and update the weights.
@@ -63,10 +63,10 @@ class TrainEngine(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write this rank's state: weights, optimizer, counters.
+        """Write this rank's state: weights, optimizer, counters. Waits for no other rank, which may have failed.
 
         Raises:
-            OSError: this rank, or another, could not write.
+            OSError: this rank could not write.
         """
         ...
 
