@@ -12,17 +12,6 @@ from typing import Literal
 from orchestrator.job_train import Budget, Retries
 from orchestrator.train.failures import Failure, FailureClass
 
-_BUDGETS = {
-    FailureClass.PREEMPTION: "preemption",
-    FailureClass.NODE: "node",
-    FailureClass.WORKER: "worker",
-    FailureClass.OUT_OF_MEMORY: "out_of_memory",
-    FailureClass.HANG: "hang",
-    FailureClass.STORAGE: "storage",
-    FailureClass.CONTROL_PLANE: "control_plane",
-    FailureClass.TRACKER: "tracker",
-}
-"""The key of `train.retries`; classes that are not here stop the run at once."""
 _WAITS = frozenset({FailureClass.STORAGE, FailureClass.CONTROL_PLANE})
 _OF_THE_CLUSTER = frozenset({FailureClass.PREEMPTION, FailureClass.CONTROL_PLANE})
 """These say the same each time and nothing about the step: machines come back when they come."""
@@ -54,16 +43,17 @@ def decide(history: Sequence[Failed], budgets: Retries) -> Decision:
     A class may be tried again as often as its budget says since the last progress: a checkpoint beyond all before.
     """
     last = history[-1].failure
-    if last.kind not in _BUDGETS or not last.retriable:
+    key = last.kind.value.replace("-", "_")
+    if key not in Retries.model_fields or not last.retriable:  # other classes have no budget
         return Decision("stop", "another attempt would end the same way")
     since = _since_progress(history)
     signatures = [one.failure.signature for one in since[-_SAME_AT_MOST:]]
     if len(signatures) == _SAME_AT_MOST and len(set(signatures)) == 1 and last.kind not in _OF_THE_CLUSTER:
         return Decision("stop", f"the same {_SAME_AT_MOST} times in a row after step {history[-1].step}")
     used = sum(one.failure.kind == last.kind for one in since)
-    budget: Budget = budgets.model_dump()[_BUDGETS[last.kind]]
+    budget: Budget = getattr(budgets, key)
     if budget != "unlimited" and used > budget:
-        return Decision("stop", f"train.retries.{_BUDGETS[last.kind]} allows {budget} without a new checkpoint")
+        return Decision("stop", f"train.retries.{key} allows {budget} without a new checkpoint")
     after_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(used - 1, 30)) if last.kind in _WAITS else 0.0
     allowed = "" if budget == "unlimited" else f" of {budget}"
     smaller = last.kind is FailureClass.OUT_OF_MEMORY
