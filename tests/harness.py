@@ -80,3 +80,22 @@ def kill_all(driver: subprocess.Popen[str]) -> None:
         except psutil.NoSuchProcess:
             continue
     driver.communicate()
+
+
+def run_ranks(script: str, folder: Path, count: int, *more: object, limit_s: float = 240.0) -> None:
+    """A program of tests/ as so many ranks, each SCRIPT RENDEZVOUS RANK COUNT FOLDER MORE; all must end well."""
+    tests = Path(__file__).parent
+    around = {"PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = []
+    for rank in range(count):
+        call = [sys.executable, tests / script, folder / "rendezvous", str(rank), str(count), folder, *map(str, more)]
+        with (folder / f"log-{rank}").open("w") as log:
+            environ = {**os.environ, **around, "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen(call, env=environ, stdout=log, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(limit_s) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert codes == [0] * count, "\n".join((folder / f"log-{rank}").read_text()[-2000:] for rank in range(count))

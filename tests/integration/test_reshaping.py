@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine_fixtures import decoder, settings, step_of
+from harness import run_ranks
 from reshaping_fixtures import AFTER, BEFORE, CASES, LOSSES, TARGETS, Case
 from safetensors.torch import load_file
 
@@ -18,29 +16,13 @@ from orchestrator.objectives.causal_lm import LOSS, CausalLM
 from orchestrator.train.engine.torch_engine import TorchEngine
 from orchestrator.train.group import TorchGroup, join_group, leave_group
 
-FIXTURES = Path(__file__).parents[1] / "reshaping_fixtures.py"
-LIMIT_S = 240
 PRECISE = {"fp32": 1e-6, "bf16": 5e-4}
 
 
 def ranks(folder: Path, count: int, *, begun: Path | None = None) -> Path:
     """What a group of so many ranks leaves in a folder."""
     folder.mkdir()
-    given = [str(begun)] if begun else []
-    processes = []
-    for rank in range(count):
-        place = [str(folder / "rendezvous"), str(rank), str(count), str(folder)]
-        command = [sys.executable, str(FIXTURES), *place, *given]
-        around = {**os.environ, "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        with (folder / f"log-{rank}").open("w") as log:
-            processes.append(subprocess.Popen(command, env=around, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        codes = [process.wait(LIMIT_S) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert codes == [0] * count, "\n".join((folder / f"log-{rank}").read_text()[-2000:] for rank in range(count))
+    run_ranks("reshaping_fixtures.py", folder, count, *([begun] if begun else []))
     return folder
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from harness import run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 from rank_fixtures import LOGGED, SLEEP_S, SLOW_RANK, STEPS, feed_of, lines_of
@@ -22,7 +20,6 @@ from orchestrator.track import metrics
 from orchestrator.train.group import join_group, leave_group
 from orchestrator.train.ranks import RankTimes, Stopwatch, slowest, times_line
 
-ROOT = Path(__file__).parents[3]
 SECONDS = st.floats(1e-6, 1e4)
 
 
@@ -113,17 +110,7 @@ def test_a_gpus_work_is_timed_by_its_own_clock() -> None:
 def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[dict[str, Any]]]]:
     """What two ranks tell, one of which is slow: first in its passes, then in reading."""
     folder = tmp_path_factory.mktemp("ranks")
-    script = ROOT / "tests" / "rank_fixtures.py"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen([sys.executable, script, folder / "rendezvous", str(rank), "2", folder], env=environment)
-        for rank in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    run_ranks("rank_fixtures.py", folder, 2, limit_s=120)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

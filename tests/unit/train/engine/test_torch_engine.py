@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from engine_fixtures import (
     settings,
     step_of,
 )
+from harness import run_ranks
 from safetensors.torch import load_file
 from torch import nn
 
@@ -40,7 +38,6 @@ from orchestrator.objectives.protocol import Tensors
 from orchestrator.track.metrics import GRADIENT_NOISE, WEIGHT_NORM
 from orchestrator.train.group import TorchGroup, join_group, leave_group
 
-ROOT = Path(__file__).parents[4]
 EPS = 1e-5
 """AdamW's: with less, the first steps of numbers without a gradient follow the rounding of their sums."""
 
@@ -322,17 +319,7 @@ def test_micro_batches_that_agree_show_no_noise(alone: TorchGroup) -> None:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks leave that share the samples of each step."""
     folder = tmp_path_factory.mktemp("ranks")
-    script = ROOT / "tests" / "engine_fixtures.py"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen([sys.executable, script, folder / "rendezvous", str(rank), "2", folder], env=environment)
-        for rank in range(2)
-    ]
-    try:
-        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    run_ranks("engine_fixtures.py", folder, 2, limit_s=120)
     return folder
 
 
