@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from orchestrator.cli_chaos import register as register_chaos
 from orchestrator.cli_common import (
     DEFAULT_STORE,
     Address,
@@ -46,6 +47,7 @@ app.add_typer(data, name="data")
 app.add_typer(runs, name="runs")
 app.add_typer(checkpoints, name="checkpoints")
 register(app)
+register_chaos(app)
 
 Until = Annotated[Stage, typer.Option("--until", help="Stop after this stage.")]
 
@@ -102,7 +104,7 @@ def plan(
         )
     measured = None
     if take_probe and spec.train:
-        from orchestrator.train.probe import probe
+        from orchestrator.train.probing.probe import probe
 
         measured = probe(spec, view, store=store_at(store), steps=probe_steps)
     made = make_plan(spec, view, vocab_size=given_vocabulary(spec), probe=measured) if spec.train else None

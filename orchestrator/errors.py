@@ -88,7 +88,7 @@ class OneSampleError(TrainError):
 
 
 class NumericalError(TrainError):
-    """The loss is no finite number."""
+    """The loss or the gradient is no finite number, or far above the last ones."""
 
 
 class StoreError(SlipwayError):

@@ -17,7 +17,7 @@ DATASET_FORMAT = 2
 RUN_FORMAT = 2
 """Raised when the same data, model and settings would give other weights."""
 HASH_LENGTH = 12
-_NOT_OF_A_RUN = {"workers", "checkpoint", "retries", "watchdog", "log_every_steps"}
+_NOT_OF_A_RUN = {"workers", "checkpoint", "retries", "watchdog", "guard", "log_every_steps"}
 """Keys of `train` that may change while a run goes on."""
 
 

@@ -82,13 +82,17 @@ class Zero(Section):
 
 
 class Workers(Section):
-    """Training processes: as many as fit at the start, from `min` up to `max`."""
+    """Training processes: as many as fit, from `min` up to `max`; fewer when a machine goes, more when one comes."""
 
     min: Positive = 1
     max: Positive = 1
     cpus: Positive = 1
     """CPU cores of one worker; its threads are pinned to that number."""
     gpus: NotNegative = 0
+    wait_s: NotNegative = 600
+    """How long an attempt waits for room for `min` workers before the run stops."""
+    grow_after_s: NotNegative = 300
+    """How long an attempt trains before it is ended to go on with more workers, where that pays."""
 
     @model_validator(mode="before")
     @classmethod
@@ -104,11 +108,31 @@ class Workers(Section):
         return self
 
 
+Seconds = Annotated[float, Field(gt=0.0)]
+
+
 class Checkpoint(Section):
     """When to save, and how many to keep. The last step is always saved."""
 
-    every_steps: Positive = 100
+    every_steps: Positive | None = 100
+    """null: time alone decides, which is so too where only `every_s` is given."""
+    every_s: Seconds | Literal["auto"] | None = None
+    """Seconds between two checkpoints, too; `auto`: what wastes the least by what a checkpoint costs this run and how
+    often it fails (Young 1974, Daly 2006)."""
     keep_last: Positive = 2
+    keep_every_steps: Positive | None = None
+    """Of a step that is a multiple of this, the checkpoint stays for good; null: of none."""
+
+    copy_to: Annotated[str, Field(pattern=r"^(s3|gs)://[^/]+")] | None = None
+    """An object store, such as `s3://bucket/runs`, that has a copy of each checkpoint that is kept: a machine with an
+    empty disk goes on from there. Credentials come from the environment."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _time_may_decide(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("every_s") is not None and "every_steps" not in data:
+            return {**data, "every_steps": None}
+        return data
 
 
 class EarlyStopping(Section):
@@ -122,7 +146,6 @@ class EarlyStopping(Section):
 
 Budget = NotNegative | Literal["unlimited"]
 """Times that a class of failures is tried again without a new checkpoint in between."""
-Seconds = Annotated[float, Field(gt=0.0)]
 
 
 class Retries(Section):
@@ -157,6 +180,27 @@ class Watchdog(Section):
     """null: 1800."""
     evaluation_s: Seconds | None = None
     """null: 3600, or 10 times the longest evaluation of the attempt if that is more."""
+
+
+class Guard(Section):
+    """What is done about steps whose numbers go wrong, before their update: see docs/failures.md."""
+
+    non_finite: Literal["stop", "skip", "rollback"] = "stop"
+    """The loss or the norm of the gradient is no finite number. skip: the update is left out; rollback: the run goes on
+    from its newest checkpoint without the batches that led here; stop: it ends."""
+    spike: Annotated[Off | Literal["warn", "skip", "rollback"], BeforeValidator(off)] = "warn"
+    """The same of a loss or norm far above the last ones; warn: it is told."""
+    z: float = Field(default=12.0, gt=0.0)
+    """What is far: deviations above the median of the last steps, by their median deviation, at least a twentieth of
+    the loss; of the norm by its logarithm."""
+    window_steps: Annotated[int, Field(ge=4)] = 128
+    """Steps that a spike is measured by; the first half of as many is not judged."""
+    skip_batches: Positive = 200
+    """rollback: batches that are left out after the checkpoint, or as many as hold the wrong one."""
+    most: NotNegative = 10
+    """Skips and rollbacks of a run; then it stops."""
+    replicas_every_steps: Positive | None = 100
+    """How often, and before each checkpoint, the workers compare the weights that they hold alike; null: never."""
 
 
 class Evaluate(Section):
@@ -249,6 +293,7 @@ class Train(Section):
     checkpoint: Checkpoint = Checkpoint()
     retries: Retries = Retries()
     watchdog: Watchdog = Watchdog()
+    guard: Guard = Guard()
     evaluate: Evaluate = Evaluate()
     log_every_steps: Positive = 10
     """Steps between two lines of a log; metrics.jsonl has every step."""

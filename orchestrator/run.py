@@ -25,7 +25,7 @@ from orchestrator.track.progress import say
 if TYPE_CHECKING:
     from orchestrator.data.dataset import Dataset
     from orchestrator.serve.deploy import Service
-    from orchestrator.train.launch import Trained
+    from orchestrator.train.driver.launch import Trained
 
 
 @dataclass
@@ -154,13 +154,14 @@ def train_stage(job: JobSpec, store: Store, session: Session, dataset: Dataset, 
     """Shards to the checkpoint of the last step."""
     from orchestrator.track.metric_log import read_metrics
     from orchestrator.track.metrics import typical_tokens_per_s
-    from orchestrator.train.launch import RunIdentity, train
+    from orchestrator.train.driver.launch import RunIdentity, train
+    from orchestrator.train.driver.room import Cluster
 
     origin = origin_of_job(job, store)
     identity = RunIdentity(run_hash(job, dataset.hash, origin=origin.identity if origin else None), origin)
     folder = store.run(job.name, identity.hash)
     outcome.run = store.relative(folder)
-    trained = train(job, folder, dataset=dataset, identity=identity, connect=session.connect)
+    trained = train(job, folder, dataset=dataset, identity=identity, cluster=Cluster(session.connect, session.machines))
     progress = trained.checkpoint.progress
     outcome.checkpoint = store.relative(trained.checkpoint.path)
     outcome.steps, outcome.resumed_from_step = progress.step, trained.resumed_from_step

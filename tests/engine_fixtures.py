@@ -23,7 +23,8 @@ from orchestrator.data.load.order import deal, micro_batches
 from orchestrator.job_train import Optimizer, Train, Zero
 from orchestrator.objectives.causal_lm import LOSS, CausalLM, next_token_batch, no_tokens
 from orchestrator.objectives.protocol import Batch, Tensors
-from orchestrator.train.engine.protocol import StepStats
+from orchestrator.train.engine.pieces import PieceReader, write_state
+from orchestrator.train.engine.protocol import Admit, StepStats, TrainEngine
 from orchestrator.train.engine.torch_engine import TorchEngine
 from orchestrator.train.group import TorchGroup
 
@@ -54,7 +55,14 @@ def ids_of(step: int) -> torch.Tensor:
 
 
 def step_of(
-    engine: TorchEngine, step: int, *, accumulation: int = 1, rank: int = 0, num_ranks: int = 1, rate: float = RATE
+    engine: TrainEngine,
+    step: int,
+    *,
+    accumulation: int = 1,
+    rank: int = 0,
+    num_ranks: int = 1,
+    rate: float = RATE,
+    admit: Admit | None = None,
 ) -> StepStats:
     """One step on a rank's share of the step's samples."""
     ids, share = ids_of(step).numpy(), deal(SAMPLES, rank, num_ranks)
@@ -63,7 +71,7 @@ def step_of(
         for first, last in micro_batches(*share, accumulation)
     ]
     totals = {LOSS: float(SAMPLES * CONFIG.context)}
-    return engine.step(batches, totals=totals, learning_rate=rate)
+    return engine.step(batches, totals=totals, learning_rate=rate, admit=admit)
 
 
 class Normalised(nn.Module):
@@ -104,13 +112,26 @@ def points(step: int, rows: int = 6) -> Batch:
     return Batch({"x": x_BD, "y": x_BD.sum(1)}, {"error": rows}, rows)
 
 
+def keep(engine: TrainEngine, folder: Path) -> None:
+    """Write what this rank has to keep."""
+    if (state := engine.state()) is not None:
+        write_state(folder, state)
+
+
+def whole(engine: TrainEngine, folder: Path) -> Tensors:
+    """The whole model from what all ranks have kept."""
+    with PieceReader(folder) as reader:
+        return engine.whole(reader)
+
+
 def _run(rank: int, num_ranks: int, folder: Path) -> None:
     group = TorchGroup()
     engine = TorchEngine(decoder(), CausalLM(), settings(ema=0.9), group=group)
     stats = [step_of(engine, step, accumulation=2, rank=rank, num_ranks=num_ranks) for step in range(1, STEPS + 1)]
     losses = [group.sum(stat.losses[LOSS])[0] for stat in stats]
-    engine.save(folder / "state")
-    _leave(folder, f"decoder-{rank}", engine.weights(), losses, stats)
+    keep(engine, folder / "state")
+    group.gather(None)
+    _leave(folder, f"decoder-{rank}", None if rank else whole(engine, folder / "state"), losses, stats)
     engine = TorchEngine(Normalised(), SquaredError(), settings(), group=group)  # type: ignore[arg-type]
     for step in range(3):
         engine.step([points(10 * step + rank)], totals={"error": 6.0 * num_ranks}, learning_rate=RATE)

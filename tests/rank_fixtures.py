@@ -58,12 +58,29 @@ class Kept:
 
     lines: list[dict[str, Any]] = field(default_factory=list)
 
+    def consumed(self, step: int, first: int, numbers: Any) -> None:
+        """As Hooks: nothing is kept."""
+
+    def noticed(self, anomaly: Any) -> None:
+        """As Hooks: nothing is kept."""
+
     def on_step(self, line: dict[str, Any]) -> None:
         """As Hooks."""
         self.lines.append(line)
 
     def save(self, progress: Progress) -> None:
         """As Hooks: nothing is kept."""
+
+    def save_wanted(self) -> bool:
+        """As Hooks."""
+        return False
+
+    def let_change(self) -> float:
+        """As Hooks."""
+        return 0.0
+
+    def finish(self) -> None:
+        """As Hooks."""
 
     def stop_requested(self) -> bool:
         """As Hooks."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from engine_fixtures import RATE, decoder, settings, step_of
+from engine_fixtures import RATE, decoder, keep, settings, step_of
 
 from orchestrator.job_train import Optimizer, Train, Zero
 from orchestrator.objectives.causal_lm import LOSS, CausalLM
@@ -85,13 +85,13 @@ def main() -> None:
         engine = engine_of(case, group)
         if begun is None:
             list(losses(engine, group, range(1, BEFORE + 1)))
-            engine.save(folder / case.name)
+            keep(engine, folder / case.name)
         else:
             if (other := case.crossed) is not None:
                 engine.load(begun / other.name)
                 found[f"crossed-{case.name}"] = list(losses(engine, group, range(BEFORE + 1, BEFORE + AFTER + 1)))
             engine.load(begun / case.name)
-            engine.save(folder / case.name)  # as it was taken up
+            keep(engine, folder / case.name)  # as it was taken up
         dist.barrier()
         found[case.name] = list(losses(engine, group, range(BEFORE + 1, BEFORE + AFTER + 1)))
     if rank == 0:

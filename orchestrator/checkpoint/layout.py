@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,12 @@ def is_due(step: int, *, last: int, every: int | None) -> bool:
     return step == last or (every is not None and step % every == 0)
 
 
-def to_delete(steps: Iterable[int], *, keep_last: int, best_step: int | None = None) -> list[int]:
-    """The committed steps that retention gives up, oldest first; the best one stays."""
-    return [step for step in sorted(steps)[:-keep_last] if step != best_step]
+def to_delete(
+    steps: Collection[int], *, keep_last: int, keep_every: int | None = None, best_step: int | None = None
+) -> list[int]:
+    """The committed steps that retention gives up, oldest first; the best one stays, and each multiple of a number."""
+    kept = {best_step} if keep_every is None else {best_step, *(step for step in steps if step % keep_every == 0)}
+    return [step for step in sorted(steps)[:-keep_last] if step not in kept]
 
 
 def rng_file(rank: int) -> str:

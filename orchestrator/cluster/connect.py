@@ -18,9 +18,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator.cluster import own
+from orchestrator.cluster.machines import machines
 from orchestrator.cluster.token import ensure_token
-from orchestrator.cluster.view import local_view, ray_node
-from orchestrator.errors import CapacityError, JobError
+from orchestrator.cluster.view import Machine, local_view, ready_view
+from orchestrator.errors import CapacityError, Interrupted, JobError
 from orchestrator.plan import ClusterView
 
 _TMP_PREFIX = "slipway-ray-"
@@ -28,19 +30,19 @@ _OBJECT_STORE_BYTES = 512 << 20
 """Slipway passes file names through Ray, not data: a small store leaves the memory to the workers."""
 
 _REACH_LIMIT_S = 5.0
-_OWN_DEFAULTS = {
-    # Each is one more process to start beside the workers; a Ray of our own has one node, which nobody drains.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-}
+_OWN_DEFAULTS = {"RAY_TRAIN_METRICS_ENABLED": "0"}  # one more process to start beside the workers
 
 _DEFAULTS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # how soon the end of the workers is noticed; 2 s by default
+    # How long a worker may leave Ray without an answer, stopped or in code that holds Python's lock; 600 by default.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; silences a warning in every worker
     "RAY_worker_niceness": "0",  # Ray runs its workers at 15: whatever else runs on the machine would starve them
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    # Machines that are taken back are seen by the driver itself (train/driver/room.py): for all ranks, with no actor.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 
@@ -84,10 +86,20 @@ class Session:
         self._stack.close()
 
     def connect(self) -> ClusterView:
-        """Start or join the Ray, once; what it has."""
+        """Start or join the Ray, once; what it has now."""
         if self._view is None:
             self._view = self._stack.enter_context(connected(self.address))
+        elif self.address is not None:
+            self._view = ready_view(machines())
         return self._view
+
+    def machines(self) -> list[Machine] | None:
+        """The machines of the Ray that was joined, as they are now; None of a Ray of our own, whose one machine stays.
+
+        Raises:
+            Exception: of Ray's, where its control service does not answer.
+        """
+        return None if self.address is None else machines()
 
     def at_end(self, call: Callable[[], None]) -> None:
         """Have something called when the session ends."""
@@ -110,7 +122,7 @@ def _local() -> Iterator[ClusterView]:
     folder = Path(tempfile.mkdtemp(prefix=f"{_TMP_PREFIX}{os.getpid()}-", dir="/tmp"))
     view = local_view()
     try:
-        with _own_signals():
+        with own.deaf_to_sigterm(), _own_signals():
             ray.init(
                 address="local",
                 num_cpus=int(view.nodes[0].cpus),
@@ -124,7 +136,7 @@ def _local() -> Iterator[ClusterView]:
             )
         yield view
     finally:
-        ray.shutdown()
+        own.end()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -144,7 +156,7 @@ def _joined(address: str) -> Iterator[ClusterView]:
     import ray
 
     try:
-        with _own_signals():
+        with own.deaf_to_sigterm(), _own_signals():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="slipway")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise CapacityError(
@@ -152,7 +164,7 @@ def _joined(address: str) -> Iterator[ClusterView]:
             fix="check the address and port, and that this machine has the cluster's token in ~/.ray/auth_token",
         ) from None
     try:
-        yield ray_view()
+        yield ready_view(machines())
     finally:
         ray.shutdown()
 
@@ -169,31 +181,31 @@ def _reachable(address: str) -> bool:
     return True
 
 
-def ray_view() -> ClusterView:
-    """The nodes of the Ray that this process has joined, with what each has in all."""
-    import ray
-
-    nodes = [ray_node(n["Resources"]) for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
-    return ClusterView(nodes=nodes, source="ray")
-
-
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """`ray.init` puts a handler of its own in the place of SIGTERM's: put ours back."""
+    """`ray.init` puts a handler of its own in the place of SIGTERM's, which exits with the signal's number.
+
+    Ours is put back, and a SIGTERM that came meanwhile is what it is elsewhere.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except SystemExit as left:
+        if left.code != signal.SIGTERM:
+            raise
+        raise Interrupted(signal.SIGTERM) from None
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
 
 def _sweep_dead() -> None:
-    """Remove the temporary folders of drivers that were killed."""
+    """End what is left of the Rays of drivers that were killed, and remove their temporary folders."""
     for left in Path("/tmp").glob(f"{_TMP_PREFIX}*"):
         pid = left.name.removeprefix(_TMP_PREFIX).partition("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            own.end_orphans(left)
             shutil.rmtree(left, ignore_errors=True)

@@ -18,6 +18,9 @@ from orchestrator.job import JobSpec
 from orchestrator.job_file import job_to_yaml
 
 _AGENT_LIMIT_S = 30.0
+_STOP_WAIT_S = 90
+"""How long `ray job stop` lets a run finish its step, save and end before it kills it; 3 s by default."""
+_STOPPED = 143
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,14 @@ def submit_and_follow(job: JobSpec, *, address: str, store: Path, until: str) ->
     except KeyboardInterrupt:
         sys.stderr.write(f"detached; the job goes on: ray job logs --address {address} -f {submission}\n")
         return Submitted({"job": submission, "status": "RUNNING"}, 0)
+    except RuntimeError as error:  # the connection has closed
+        raise CapacityError(
+            f"the cluster no longer tells of {submission}: {str(error).splitlines()[0]}",
+            fix=f"the job may go on: ray job status --address {address} {submission}",
+        ) from error
     info = client.get_job_info(submission)
-    code = info.driver_exit_code if info.driver_exit_code is not None else 5
+    stopped = info.status.value == "STOPPED"  # then Ray keeps no exit code
+    code = _STOPPED if stopped else 5 if info.driver_exit_code is None else info.driver_exit_code
     return Submitted({"job": submission, "status": str(info.status.value)}, code)
 
 
@@ -105,7 +114,11 @@ def _submit(client: Any, job: JobSpec, folder: str, command: str) -> str:
             return str(
                 client.submit_job(
                     entrypoint=command,
-                    runtime_env={"working_dir": folder},
+                    runtime_env={
+                        "working_dir": folder,
+                        # Ray reads it in the process that watches over the job, which has the job's environment.
+                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S)},
+                    },
                     submission_id=f"slipway-{job.name}-{uuid.uuid4().hex[:8]}",
                     metadata={"slipway": job.name},
                 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from orchestrator.plan import ClusterView, Node
 from orchestrator.plan.speed import gpu_by_name
@@ -16,6 +18,27 @@ _CPUS_PER_GPU = 12.0
 """Of a declared node whose CPUs are not given: what cloud nodes have at least (A100: 12, H100: 24)."""
 
 _ACCELERATOR = "accelerator_type:"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A node of a live cluster."""
+
+    id: str
+    """As Ray calls it."""
+    has: Node
+    """All that it has."""
+    free: Node
+    """What nobody holds."""
+    state: Literal["ready", "leaving", "silent"] = "ready"
+    """`leaving`: it is to be taken back; `silent`: Ray still lists it, and nothing answers there."""
+
+
+def ready_view(machines: Iterable[Machine], *, free: bool = False) -> ClusterView:
+    """The machines that stay and answer: all that they have, or what nobody holds."""
+    ready = [machine for machine in machines if machine.state == "ready"]
+    nodes = [machine.free if free else machine.has for machine in ready]
+    return ClusterView(nodes=nodes or [Node(cpus=0.0)], source="ray")
 
 
 def local_view() -> ClusterView:

@@ -9,6 +9,7 @@ from orchestrator.plan.combine import can_shard
 from orchestrator.plan.memory import host_bytes, memory_of
 from orchestrator.plan.network import Case, Network
 from orchestrator.plan.sizes import human_bytes
+from orchestrator.plan.states import states
 from orchestrator.plan.values import Memory, Probe
 
 _CPU_TOKENS = 2048
@@ -242,13 +243,11 @@ class _Search:
 
     def _host_warnings(self, case: Case) -> list[str]:
         need, usable = host_bytes(case), self._room.usable_host_bytes
-        if not need:
-            return []
+        what = f"{human_bytes(need)} of host memory a worker (offload, and the copy for a checkpoint)"
         if usable is None:
-            return [f"offload takes {human_bytes(need)} of host memory a worker; how much there is, is not known"]
-        if need <= usable:
-            return []
-        return [f"offload takes {human_bytes(need)} of host memory a worker, {human_bytes(usable)} are there"]
+            offloads = states(case).host > 0
+            return [f"it takes {what}; how much there is, is not known"] if offloads else []
+        return [] if need <= usable else [f"it takes {what}, {human_bytes(usable)} are there"]
 
     def least(self) -> Choice:
         """Nothing fits: the smallest need, what is missing, and what would help."""

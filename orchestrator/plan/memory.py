@@ -2,14 +2,14 @@
 
 A step has three: the end of the forward pass (activations, logits, and gradients of the micro-batches before), the end
 of the backward pass (all gradients, in their buffers, and the activations of one layer), and the update. What stands
-through all of them is weights and optimizer state.
+through all of them is weights, optimizer state and, on a CPU, the copy of both that is written as a checkpoint.
 """
 
 from __future__ import annotations
 
 from orchestrator.plan.activations import activations, logits, loss_peak, passing, table_gradient
 from orchestrator.plan.network import Case
-from orchestrator.plan.states import States, states
+from orchestrator.plan.states import States, copied_bytes, states
 from orchestrator.plan.values import Memory
 
 _SCRATCH_BYTES = {"fp32": 50_000_000, "bf16": 80_000_000, "fp16": 80_000_000}
@@ -34,6 +34,7 @@ def memory_of(case: Case) -> Memory:
         optimizer=state.optimizer,
         activations=saved,
         logits=chunk,
+        checkpoint=copied_bytes(case),
         peak=_always(case, state) + _with_slack(case, _highest(case, state, saved)),
     )
 
@@ -53,12 +54,13 @@ def _with_slack(case: Case, moving: int) -> int:
 
 
 def host_bytes(case: Case) -> int:
-    """Host memory that offload takes for one worker."""
-    return states(case).host
+    """Host memory that one worker of a GPU takes: by offload, and for the copy of a checkpoint."""
+    return states(case).host + (copied_bytes(case) if case.on_gpu else 0)
 
 
 def _always(case: Case, state: States) -> int:
-    return state.weights + state.optimizer + _reference(case)
+    copied = 0 if case.on_gpu else copied_bytes(case)
+    return state.weights + state.optimizer + copied + _reference(case)
 
 
 def _reference(case: Case) -> int:

@@ -57,6 +57,15 @@ def states(case: Case) -> States:
     return _offloaded(case, kept) if case.on_gpu else kept
 
 
+def copied_bytes(case: Case) -> int:
+    """What a worker copies for a checkpoint, in host memory: its part of moments, fp32 weights and their average."""
+    trained = case.network.trained
+    if case.stage == 0:  # rank 0 copies for all
+        average = trained if case.train.ema else 0
+        return _MASTER * (_moments(case) + trained + average)
+    return _optimizer(case)
+
+
 def _moments(case: Case) -> int:
     """Numbers of optimizer state of the whole model."""
     name, trained = case.train.optimizer.name, case.network.trained

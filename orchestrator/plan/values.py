@@ -78,6 +78,8 @@ class Memory(Section):
     """Saved for the backward pass of one micro-batch."""
     logits: int
     """The chunk of them that stands at a time."""
+    checkpoint: int = 0
+    """The copy that is written beside the training: in the host's memory."""
     peak: int
     """The highest moment of a step: not the sum, because activations go while gradients come."""
 
@@ -128,13 +130,14 @@ class Plan(Section):
 
     def summary(self) -> dict[str, Any]:
         """The document that `slipway plan --json` puts first: numbers, and the reasons for them."""
+        memory = self.memory_per_worker
         return {
             "parameters": self.parameters,
             "flops_per_token": self.flops_per_token,
             "zero_stage": self.zero_stage,
             "micro_batch": self.micro_batch,
             "accumulation": self.accumulation,
-            "memory_per_worker": self.memory_per_worker.model_dump() if self.memory_per_worker else None,
+            "memory_per_worker": memory.model_dump(exclude={"checkpoint"}) if memory else None,
             "steps": self.steps,
             "tokens": self.total_tokens,
             "hours": self.hours,

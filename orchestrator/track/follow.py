@@ -38,7 +38,8 @@ def describe(line: dict[str, Any], steps: int) -> str:
 
 
 def _numbers(line: dict[str, Any]) -> str:
-    text = f"loss {line[metrics.LOSS]:.4f}  {line[metrics.TOKENS_PER_S]:,.0f} tokens/s"
+    loss = line[metrics.LOSS]  # null where it was no number and the update was left out
+    text = f"loss {'none' if loss is None else f'{loss:.4f}'}  {line[metrics.TOKENS_PER_S]:,.0f} tokens/s"
     return text + (f"  validation {line[metrics.EVAL_LOSS]:.4f}" if metrics.EVAL_LOSS in line else "")
 
 

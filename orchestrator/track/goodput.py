@@ -3,7 +3,8 @@
 Worker 0 keeps the times, and they stand for all workers, which end their steps together. The wall time of a run is that
 of its attempts: from the launch that the driver asked for (or a worker's own start) to the end. The time in which the
 run lay on disk, because nobody had asked for it, is none of it: no worker was held. If the driver that saw an attempt
-die launches the next one itself, what lies between them is wall time, and recovery.
+die, or that ended one to go on with more workers, launches the next one itself, what lies between them is wall time,
+and recovery.
 
 Of a dead attempt, what follows its last sign of life (an event, a line) is recovery, and so is the start-up of the
 attempt after it, up to its first step. The start-up of any other attempt is start-up. What the steps took that a later
@@ -174,13 +175,14 @@ def _span(
         alive_until = end_at if attempt.in_order else min(alive_until, end_at)
     dead = now is None and not attempt.in_order
     asked = after is not None and attempt.driver is not None and attempt.driver == after.driver
+    goes_on = dead or (after is not None and after.resized)
     return _Span(
         launched_at=launched_at,
         first_step_at=None if first_at is None else min(max(launched_at, first_at), alive_until),
         alive_until=alive_until,
         end_at=end_at,
         dead=dead,
-        gap_s=limit - end_at if dead and asked else 0.0,
+        gap_s=limit - end_at if goes_on and asked else 0.0,
     )
 
 

@@ -22,6 +22,8 @@ class Recorded:
     workers: int = 1
     launched_at: float = math.inf
     driver: str | None = None
+    resized: bool = False
+    """Whether it has another number of workers than the one before, which may have ended for that."""
     started_at: float | None = None
     step: int = 0
     redone_steps: int = 0
@@ -57,6 +59,8 @@ class Recorded:
         elif name == "launched":
             self.launched_at, self.driver = at, event.get("driver")
             self.workers = int(event["workers"])
+        elif name == "resized":
+            self.resized = True
         elif name in _BEGINNINGS:
             self._add_beginning(event, at)
         elif name == "first-step":

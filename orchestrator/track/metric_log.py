@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.attempts import Attempt
-from orchestrator.track.metrics import EVALUATION_TIME, STEP, STEP_TIME
+from orchestrator.track.metrics import EVALUATION_TIME, LOSS, STEP, STEP_TIME
 
 FILE = "metrics.jsonl"
 
@@ -24,6 +24,8 @@ class Redone:
     """Of these steps, with their evaluations."""
     last_line_at: float | None
     """When the newest line was written (`time.time`): a sign of life of the attempt before; None without a line."""
+    first_loss: float | None = None
+    """Of the first of these steps: what it has to be again."""
 
 
 class MetricLog:
@@ -75,7 +77,8 @@ def redone_above(run: Path, step: int) -> Redone:
         return Redone(0, 0.0, None)
     cut = [line for line in read_metrics(run) if line[STEP] > step]
     seconds = sum(float(line.get(STEP_TIME, 0.0)) + float(line.get(EVALUATION_TIME, 0.0)) for line in cut)
-    return Redone(len(cut), round(seconds, 3), path.stat().st_mtime)
+    first_loss = cut[0].get(LOSS) if cut and cut[0][STEP] == step + 1 else None
+    return Redone(len(cut), round(seconds, 3), path.stat().st_mtime, first_loss)
 
 
 def parse_line(raw: bytes) -> dict[str, Any] | None:

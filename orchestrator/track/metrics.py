@@ -13,6 +13,7 @@ STEP = "train/step"
 LOSS = "train/loss"
 LEARNING_RATE = "train/lr"
 GRADIENT_NORM = "train/grad_norm"
+SKIPPED_UPDATES = "train/skipped_updates"
 TOKENS = "train/tokens"
 SAMPLES = "train/samples"
 TOKENS_PER_S = "train/tokens_per_s"
@@ -42,6 +43,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     LOSS: ("nats/token", "mean cross entropy of the step's target tokens over all workers"),
     LEARNING_RATE: ("", "learning rate of the step"),
     GRADIENT_NORM: ("", "norm of the whole gradient before clipping"),
+    SKIPPED_UPDATES: ("updates", "1 of a step whose update `train.guard` has left out; absent of others"),
     TOKENS: ("tokens", "target tokens seen since step 1"),
     SAMPLES: ("samples", "samples seen since step 1"),
     TOKENS_PER_S: ("tokens/s", "target tokens of the step, over all workers, by the step's time"),

@@ -14,7 +14,7 @@ class Tracker(Protocol):
     """A view of a run."""
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """A finished step's metrics."""
+        """A finished step's metrics, which are in the run's `metrics.jsonl` already."""
         ...
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, step: int) -> None:

@@ -12,16 +12,21 @@ import torch.distributed as dist
 class TorchGroup:
     """Small exchanges between ranks on the CPU; gradients are the engine's business."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: dist.ProcessGroup | None = None) -> None:
+        self._apart = apart
         self.rank = dist.get_rank()
         self.num_ranks = dist.get_world_size()
+
+    def apart(self) -> TorchGroup:
+        """The same ranks over connections of their own: for a thread beside the training. Collective."""
+        return TorchGroup(dist.new_group(backend="gloo")) if self.num_ranks > 1 else self
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value on every rank."""
         if self.num_ranks == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(box, src=0, group=self._apart, device=torch.device("cpu"))
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
@@ -29,7 +34,7 @@ class TorchGroup:
         if self.num_ranks == 1:
             return [value]
         values: list[Any] = [None] * self.num_ranks
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self._apart)
         return values
 
     def sum(self, *numbers: float) -> list[float]:
@@ -37,7 +42,7 @@ class TorchGroup:
         if self.num_ranks == 1:
             return [float(number) for number in numbers]
         sums = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(sums)
+        dist.all_reduce(sums, group=self._apart)
         found: list[float] = sums.tolist()
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,24 +12,37 @@ from typing import Any
 
 from orchestrator import identity
 from orchestrator.attempts import Attempt
+from orchestrator.checkpoint.interval import Pacer, pacer_of
 from orchestrator.checkpoint.layout import Progress, is_due
 from orchestrator.data.dataset import Dataset
+from orchestrator.data.load.order import Indices
 from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
 from orchestrator.objectives.scores.result import Scores
 from orchestrator.runfolder import read_plan, stop_requested
 from orchestrator.track import events, metrics
+from orchestrator.track.events import read_events
 from orchestrator.track.follow import describe
 from orchestrator.track.goodput import read_ledger
-from orchestrator.track.metric_log import MetricLog, read_metrics, redone_above
+from orchestrator.track.metric_log import MetricLog, Redone, read_metrics, redone_above
 from orchestrator.track.progress import say
+from orchestrator.track.samples import SampleLog, read_windows
 from orchestrator.track.tracker import NoTracker, Tracker, redact
 from orchestrator.track.wandb import RunIdentity, open_tracker
 from orchestrator.train.engine.devices import own_device
 from orchestrator.train.evaluate import write_scores
-from orchestrator.train.parts import Parts
-from orchestrator.train.saver import Saver
+from orchestrator.train.guarding.guard import Anomaly
+from orchestrator.train.parts import Parts, retention_of
+from orchestrator.train.saving.offsite import Copier
+from orchestrator.train.saving.saver import Saved, Saver
 from orchestrator.train.utilisation import Utilisation, measured_product_flops
+
+_ALERT_EVERY_S = 600.0
+_LAST_CHECKPOINT_S = 30.0
+"""How long a checkpoint that is being written may take to stand when something else has failed."""
+
+_SAME_LOSS = 0.02
+"""How far the loss of a step that is done again may be from what it was, by that where it is above 1."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +85,31 @@ class RankHooks:
     interrupted: Callable[[], bool]
     """Whether this process was told to end."""
     watch: Stopwatch
+    samples: SampleLog
     utilisation: Utilisation | None = None
+    pacer: Pacer | None = None
+    """Of checkpoints, on rank 0 where time decides."""
+    copier: Copier | None = None
+    """On rank 0 where checkpoints are copied."""
+    loss_before: float | None = None
+    """Of the attempt's first step, as the attempt before had it."""
     _saved: Progress | None = field(init=False, default=None)
+    _alerted_at: float = field(init=False, default=-math.inf)
+
+    def consumed(self, step: int, first: int, numbers: Indices) -> None:
+        """See `Hooks`."""
+        self.samples.append(step, first, numbers)
+
+    def noticed(self, anomaly: Anomaly) -> None:
+        """See `Hooks`. W&B is alerted where something follows, every ten minutes at most."""
+        if self.log is None:
+            return
+        events.record(self.run, "anomaly", attempt=self.attempt.number, **anomaly.facts())
+        say(anomaly.line)
+        now = time.monotonic()
+        if anomaly.verdict.action in ("skip", "rollback") and now - self._alerted_at > _ALERT_EVERY_S:
+            self._alerted_at = now
+            self.tracker.alert(f"{self.run.name}: {anomaly.verdict.kind}, {anomaly.verdict.action}", anomaly.line)
 
     def on_step(self, line: dict[str, Any]) -> None:
         """See `Hooks`."""
@@ -95,10 +132,21 @@ class RankHooks:
         if not self.watch.stepping:
             began_at = time.time() - step_s - line.get(metrics.EVALUATION_TIME, 0.0)
             facts = {"step": line[metrics.STEP], "attempt": self.attempt.number, "began": events.iso_time(began_at)}
+            if self.loss_before is not None and line[metrics.LOSS] is not None:
+                facts |= {"loss": line[metrics.LOSS], "loss_before": self.loss_before}
+                self._compare(line, self.loss_before)
             events.record(self.run, "first-step", **facts)
         if self.watch.stepping or not self.job.training.compile:  # the first step of a compiled network compiles it
             self.watch.useful_s += step_s - line[metrics.DATA_WAIT]
         self.watch.stepping = True
+
+    def _compare(self, line: Mapping[str, Any], before: float) -> None:
+        """The same weights and the same batch give the same loss, up to rounding and to other ranks' dropout."""
+        if not abs(line[metrics.LOSS] - before) <= _SAME_LOSS * max(1.0, abs(before)):
+            say(
+                f"step {line[metrics.STEP]} has the loss {line[metrics.LOSS]:.4f}, and had {before:.4f} before it was "
+                "done again: look at the checkpoint and at what has changed since"
+            )
 
     def on_scores(self, step: int, scores: Scores) -> None:
         """An evaluation's tables, in the run's folder and in the tracker."""
@@ -111,18 +159,47 @@ class RankHooks:
 
     def save(self, progress: Progress) -> None:
         """See `Hooks`."""
-        began_at = time.perf_counter()
+        facts = {"run": self.run.name, **self.origin}
+        if self.pacer is not None:
+            self.pacer.begins(time.monotonic())
+        self.saver.save(progress, attempt=self.attempt.number, facts=facts, before=self._sync, after=self._stands)
+        self._saved = progress
+
+    def save_wanted(self) -> bool:
+        """See `Hooks`."""
+        return self.pacer is not None and self.pacer.is_due(time.monotonic())
+
+    def let_change(self) -> float:
+        """See `Hooks`."""
+        return self.saver.let_change()
+
+    def finish(self) -> None:
+        """See `Hooks`."""
+        self.saver.finish()
+        if self.copier is not None:
+            self.copier.finish()
+
+    def _sync(self) -> None:
+        """No checkpoint stands before the records and lines of its steps do. In the thread that writes it."""
+        self.samples.sync()
         if self.log is not None:
             self.log.sync()
-        path = self.saver.save(progress, attempt=self.attempt.number, facts={"run": self.run.name, **self.origin})
-        self._saved = progress
-        if self.log is not None:
-            facts = {"path": path.name, "seconds": round(time.perf_counter() - began_at, 3)}
-            events.record(self.run, "checkpoint", step=progress.step, attempt=self.attempt.number, **facts)
+
+    def _stands(self, saved: Saved, path: Path) -> None:
+        """Tell of a checkpoint, in the thread that has written it."""
+        if self.log is None:
+            return
+        cost_s, written_in_s = round(saved.stalled_s, 3), round(time.perf_counter() - saved.began_at, 3)
+        if self.pacer is not None:
+            self.pacer.stands(cost_s=cost_s, written_in_s=written_in_s)
+        facts = {"path": path.name, "seconds": cost_s, "written_in_s": written_in_s}
+        events.record(self.run, "checkpoint", step=saved.progress.step, attempt=self.attempt.number, **facts)
+        if self.copier is not None:
+            self.copier.stands(path, saved.progress.best_step)
 
     def stop_requested(self) -> bool:
-        """See `Hooks`."""
-        return stop_requested(self.run) or self.interrupted()
+        """See `Hooks`; also where a checkpoint has failed, which saving again tells all ranks."""
+        return self.interrupted() or self.saver.failed or (self.log is not None and stop_requested(self.run))
 
     def how_it_ended(self) -> str:
         """`finished` or `stopped`, after the loop: its end is saved in both cases."""
@@ -131,37 +208,54 @@ class RankHooks:
 
 @contextlib.contextmanager
 def open_hooks(
-    run: Path, job: JobSpec, dataset: Dataset, *, parts: Parts, began: Began, interrupted: Callable[[], bool]
+    run: Path,
+    job: JobSpec,
+    dataset: Dataset,
+    *,
+    parts: Parts,
+    saver: Saver,
+    began: Began,
+    interrupted: Callable[[], bool],
 ) -> Iterator[RankHooks]:
     """The hooks of a rank: on rank 0 with the run's metrics and the tracker, which are closed after the loop."""
-    attempt, saver = began.attempt, parts.saver(run, began.attempt)
+    attempt, group = began.attempt, parts.group
     origin = {"dataset": dataset.path.name, "tokenizer_sha256": str(dataset.manifest["tokenizer"]["sha256"])}
     watch = Stopwatch(time.time() - sum(began.startup.values()))
-    if parts.group.rank != 0:
-        yield RankHooks(run, job, attempt, saver, origin, None, NoTracker(), interrupted, watch)
-        return
-    _record_beginning(run, began, workers=parts.group.num_ranks)
-    log = MetricLog(run, attempt=attempt, resumed_step=began.resumed_step or 0)
-    tracker, how = _tracker(run, job, dataset), "failed"
-    try:
-        utilisation = Utilisation(
-            flops_per_token=read_plan(run).flops_per_token,
-            workers=parts.group.num_ranks,
-            stated_flops=job.cluster.worker_flops,
-            product_flops=measured_product_flops(job.training, own_device()),
-        )
-        hooks = RankHooks(run, job, attempt, saver, origin, log, tracker, interrupted, watch, utilisation)
-        yield hooks
-        how = hooks.how_it_ended()
-        tracker.summarize(_summary(run, job))
-    finally:
-        log.close()
-        tracker.close()
-        with contextlib.suppress(OSError):  # where no disk is left, what failed before says so
-            events.record(run, "ended", attempt=attempt.number, how=how)
+    with contextlib.ExitStack() as open_files:
+        samples = open_files.enter_context(contextlib.closing(SampleLog(run, attempt=attempt.number, rank=group.rank)))
+        open_files.callback(saver.abandon, _LAST_CHECKPOINT_S)  # before the files close that it needs
+        hooks = RankHooks(run, job, attempt, saver, origin, None, NoTracker(), interrupted, watch, samples)
+        if group.rank != 0:
+            yield hooks
+            return
+        redone = _record_beginning(run, began, workers=group.num_ranks)
+        if all(window.after_step != (began.resumed_step or 0) for window in read_windows(run)):  # it is the same batch
+            hooks.loss_before = redone.first_loss
+        hooks.log = MetricLog(run, attempt=attempt, resumed_step=began.resumed_step or 0)
+        hooks.tracker, how = _tracker(run, job, dataset), "failed"
+        try:
+            hooks.utilisation = Utilisation(
+                flops_per_token=read_plan(run).flops_per_token,
+                workers=group.num_ranks,
+                stated_flops=job.cluster.worker_flops,
+                product_flops=measured_product_flops(job.training, own_device()),
+            )
+            if every_s := job.training.checkpoint.every_s:
+                hooks.pacer = pacer_of(every_s, read_events(run), now=time.monotonic())
+            if uri := job.training.checkpoint.copy_to:
+                hooks.copier = Copier(attempt, uri, retention_of(job))
+            yield hooks
+            how = hooks.how_it_ended()
+            hooks.tracker.summarize(_summary(run, job))
+        finally:
+            saver.abandon(_LAST_CHECKPOINT_S)
+            hooks.log.close()
+            hooks.tracker.close()
+            with contextlib.suppress(OSError):  # where no disk is left, what failed before says so
+                events.record(run, "ended", attempt=attempt.number, how=how)
 
 
-def _record_beginning(run: Path, began: Began, *, workers: int) -> None:
+def _record_beginning(run: Path, began: Began, *, workers: int) -> Redone:
     """Before lines are cut off: what their steps took is known for good, even if this attempt is killed right here."""
     began.attempt.check()
     redone = redone_above(run, began.resumed_step or 0)
@@ -175,6 +269,7 @@ def _record_beginning(run: Path, began: Began, *, workers: int) -> None:
         recomputed={"steps": redone.steps, "seconds": redone.seconds},
         last_line=None if redone.last_line_at is None else events.iso_time(redone.last_line_at),
     )
+    return redone
 
 
 def _tracker(run: Path, job: JobSpec, dataset: Dataset) -> Tracker:

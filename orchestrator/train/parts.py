@@ -15,7 +15,7 @@ from model.families import build
 from model.recompute import recompute_activations
 from orchestrator.attempts import Attempt
 from orchestrator.checkpoint.origin import Origin, require_unchanged
-from orchestrator.checkpoint.writer import CheckpointWriter
+from orchestrator.checkpoint.writer import CheckpointWriter, Retention
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.splits import VALIDATION
 from orchestrator.errors import JobError
@@ -32,10 +32,10 @@ from orchestrator.train.engine.make import make_engine
 from orchestrator.train.engine.protocol import TrainEngine
 from orchestrator.train.evaluate import evaluate
 from orchestrator.train.group import TorchGroup
-from orchestrator.train.initial import begin_at_frequencies, load_initial
 from orchestrator.train.loop import Batching
-from orchestrator.train.lora import adapters_off, add_adapters
-from orchestrator.train.saver import Saver
+from orchestrator.train.saving.saver import Saver
+from orchestrator.train.weights.initial import begin_at_frequencies, load_initial
+from orchestrator.train.weights.lora import adapters_off, add_adapters
 
 _PROBE_SAMPLES = 2
 _PROBE_TOKENS = 64
@@ -58,9 +58,9 @@ class Parts:
     stage: int
 
     def saver(self, run: Path, attempt: Attempt) -> Saver:
-        """What writes the checkpoints of an attempt."""
-        keep_last = self.job.training.checkpoint.keep_last
-        writer = CheckpointWriter(run, group=self.group, attempt=attempt, keep_last=keep_last)
+        """What writes the checkpoints of an attempt. Collective."""
+        retention = retention_of(self.job)
+        writer = CheckpointWriter(run, group=self.group.apart(), attempt=attempt, retention=retention)
         return Saver(
             writer,
             engine=self.engine,
@@ -70,6 +70,11 @@ class Parts:
             probe=self.probe,
             stage=self.stage,
         )
+
+
+def retention_of(job: JobSpec) -> Retention:
+    """Which checkpoints stay."""
+    return Retention(job.training.checkpoint.keep_last, job.training.checkpoint.keep_every_steps)
 
 
 @dataclass(frozen=True)

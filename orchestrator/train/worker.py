@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from orchestrator import presence
 from orchestrator.attempts import Attempt, writing_run
 from orchestrator.checkpoint import layout
 from orchestrator.checkpoint.layout import Progress
@@ -37,16 +38,19 @@ from orchestrator.runfolder import (
     read_run,
 )
 from orchestrator.track.progress import say
-from orchestrator.train import ends
 from orchestrator.train.continuations import make_continuations
 from orchestrator.train.evaluate import Evaluation
-from orchestrator.train.failures import FailureClass, classify
 from orchestrator.train.group import TorchGroup, join_group, leave_group
+from orchestrator.train.guarding.guard import read_past
+from orchestrator.train.guarding.watchdog import WatchedEvaluation, WatchedHooks, watching
 from orchestrator.train.hooks import Began, open_hooks
 from orchestrator.train.loop import Batching, Loop
 from orchestrator.train.parts import Beginning, assemble
-from orchestrator.train.retries import Decision, Failed
-from orchestrator.train.watchdog import WatchedEvaluation, WatchedHooks, watching
+from orchestrator.train.recovery import ends
+from orchestrator.train.recovery.failures import FailureClass, classify
+from orchestrator.train.recovery.retries import Decision, Failed
+from orchestrator.train.saving.offsite import take_back
+from orchestrator.train.signals import exit_code, listen, told_to_end
 
 
 def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: float | None = None) -> Progress:
@@ -63,6 +67,7 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
         job, dataset_path = read_run(run)
         limits = job.training.watchdog
         dog = leases.enter_context(watching(attempt, rank=group.rank, num_ranks=group.num_ranks, limits=limits))
+        leases.enter_context(presence.present(run, rank=group.rank, attempt=attempt.number))
         dataset = open_dataset(dataset_path, verify=False)
         torch.set_num_threads(job.training.workers.cpus)
         torch.manual_seed(job.training.seed * 1_000_003 + group.rank)
@@ -77,19 +82,22 @@ def run_worker(run: Path, *, attempt: Attempt, group: TorchGroup, launched_at: f
         )
         parts = assemble(job, dataset, group, leases, beginning=beginning)
         startup.mark("engine_s")
-        progress = parts.saver(run, attempt).restore(checkpoint) if checkpoint else Progress()
+        saver = parts.saver(run, attempt)
+        progress = saver.restore(checkpoint) if checkpoint else Progress()
         startup.mark("restore_s")
         if checkpoint and job.model.kind == "custom" and group.rank == 0:
             before = json.loads((checkpoint.path / layout.MODEL_CONFIG).read_text(encoding="utf-8"))
             say_if_source_changed(before, parts.description, since=checkpoint.path.name)
+        past = group.broadcast(read_past(run, progress.step, job.training.guard) if group.rank == 0 else None)
         began = Began(attempt, checkpoint.step if checkpoint else None, startup.spans)
-        with open_hooks(run, job, dataset, parts=parts, began=began, interrupted=lambda: _signalled) as hooks:
+        hooked = open_hooks(run, job, dataset, parts=parts, saver=saver, began=began, interrupted=told_to_end)
+        with hooked as hooks:
             evaluation = None
             if parts.evaluate is not None:
                 written = make_continuations(job, dataset, parts.engine)
                 evaluation = WatchedEvaluation(Evaluation(parts.evaluate, written, hooks.on_scores), dog)
             watched = WatchedHooks(hooks, dog)
-            loop = Loop(parts.engine, group, job.training, parts.batching, parts.feed, evaluation, watched)
+            loop = Loop(parts.engine, group, job.training, parts.batching, parts.feed, evaluation, watched, past=past)
             with dog.until_left(), _smaller_where_memory_ends(run, parts.batching):
                 return loop.run(progress)
 
@@ -138,17 +146,6 @@ def _agree_on_checkpoint(run: Path, group: TorchGroup) -> Checkpoint | None:
     return read_checkpoint(Path(path), deep=False)
 
 
-_signalled = False
-
-
-def _on_signal(signum: int, _frame: object) -> None:
-    """Save and end after the step; a second signal ends at once."""
-    global _signalled  # noqa: PLW0603 - a signal handler has nowhere else to leave its word
-    if _signalled:
-        sys.exit(128 + signum)
-    _signalled = True
-
-
 @contextlib.contextmanager
 def _attempt_for(run: Path) -> Iterator[tuple[Attempt, TorchGroup]]:
     """The group, and an attempt that rank 0 opens for all."""
@@ -156,6 +153,8 @@ def _attempt_for(run: Path) -> Iterator[tuple[Attempt, TorchGroup]]:
     with contextlib.ExitStack() as stack:
         try:
             mine = stack.enter_context(writing_run(run)) if group.rank == 0 else None
+            if group.rank == 0:
+                take_back(read_run(run)[0], run)
             problem = None
         except SlipwayError as error:
             mine, problem = None, error
@@ -186,6 +185,7 @@ def _failure_told(run: Path, attempt: Attempt, group: TorchGroup) -> Iterator[No
         if group.rank != 0 or failure.kind is FailureClass.FENCED:
             raise
         failed = Failed(failure, ends.last_good_step(run))
+        ends.leave_out(run, failed, read_run(run)[0].training.guard)
         decision = Decision("stop", "without Ray nothing starts it again")
         ends.record_failure(run, failed, decision, attempt=attempt.number)
         ends.alert(read_run(run)[0], run, failed)
@@ -199,14 +199,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.train.worker", description=__doc__.split("\n")[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of a run, as `slipway prepare JOB` makes it")
     run = parser.parse_args().run.resolve()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _on_signal)
+    listen(signal.SIGINT, signal.SIGTERM)
     try:
-        read_run(run)
+        job, _ = read_run(run)
         with _attempt_for(run) as (attempt, group), _failure_told(run, attempt, group):
+            if "RANK" not in os.environ:  # alone: torchrun's command is torchrun's
+                presence.note_command(run)
             progress = _run_until_it_fits(run, attempt, group)
+            finished = progress.is_end(job.training.steps)
             if group.rank == 0:
-                say(f"{'stopped' if _signalled else 'finished'} at step {progress.step}; saved in {run}")
+                say(f"{'finished' if finished else 'stopped'} at step {progress.step}; saved in {run}")
+        if not finished:
+            sys.exit(exit_code())
     except SlipwayError as error:
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write(f"error: {error}\n")

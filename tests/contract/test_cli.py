@@ -36,7 +36,7 @@ TAKES_JOB = sorted(name for name, c in COMMANDS.items() if any("--set" in p.opts
 
 
 def test_these_verbs_work() -> None:
-    wanted = {"plan", "run", "prepare", "train", "export", "serve", "runs", "submit", "doctor"}
+    wanted = {"plan", "run", "prepare", "train", "export", "serve", "runs", "submit", "doctor", "chaos"}
     wanted |= {"import", "evaluate", "checkpoints list", "checkpoints verify", "runs list", "runs show"}
     wanted |= {f"data {verb}" for verb in ("list", "show", "sample", "verify", "find", "order")}
     assert wanted <= set(COMMANDS)

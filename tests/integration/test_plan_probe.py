@@ -19,7 +19,7 @@ from orchestrator.job import JobSpec
 from orchestrator.plan import ClusterView, Node, Plan, make_plan
 from orchestrator.run import prepare_only
 from orchestrator.store import Store
-from orchestrator.train.probe import probe
+from orchestrator.train.probing.probe import probe
 
 ONE = ("train.workers={min: 1, max: 1}", "train.zero.stage=0")
 STEPS = 300
@@ -67,7 +67,7 @@ def test_a_pass_that_does_not_fit_is_halved_and_the_command_lives_on(runner: Run
     script = (
         "import json, sys; from pathlib import Path; from orchestrator.cluster.view import local_view;"
         "from orchestrator.job_file import load_job; from orchestrator.store import Store;"
-        "from orchestrator.train.probe import probe;"
+        "from orchestrator.train.probing.probe import probe;"
         "job, store = load_job(Path(sys.argv[1]), sys.argv[3:]), Store(Path(sys.argv[2]));"
         "print(probe(job, local_view(), store=store, steps=1).model_dump_json())"
     )

@@ -98,6 +98,7 @@ def worker(settings: dict[str, Any]) -> None:
     from model.config import HeadConfig
     from model.families import build
     from orchestrator.objectives.causal_lm import CausalLM
+    from orchestrator.train.engine.host_copies import HostCopies
     from orchestrator.train.engine.make import make_engine
     from orchestrator.train.group import join_group, leave_group
 
@@ -118,8 +119,11 @@ def worker(settings: dict[str, Any]) -> None:
     )
     _forget_peak()
     built = _memory("VmRSS") - before
+    copies = HostCopies()
     for _ in range(STEPS):
         engine.step(_batches(settings), totals={"loss": 1.0}, learning_rate=1e-4)
+        if (state := engine.state()) is not None:  # a checkpoint after each
+            copies.copy(state)
     sys.stdout.write(json.dumps({"built_bytes": built, "peak_bytes": _memory("VmHWM") - before}) + "\n")
     sys.stdout.flush()
     leave_group()

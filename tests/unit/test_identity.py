@@ -134,6 +134,7 @@ def test_a_given_tokenizer_counts_by_its_content(tiny_job: MakeJob) -> None:
         "train.checkpoint={every_steps: 1, keep_last: 9}",
         "train.retries={worker: 0, preemption: 5}",
         "train.watchdog={step_s: 5}",
+        "train.guard={non_finite: rollback, z: 20}",
         "train.log_every_steps=1",
         "serve={port: 9000, replicas: {max: 4}}",
         "track.wandb={project: other, mode: disabled}",

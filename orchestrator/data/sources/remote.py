@@ -1,24 +1,17 @@
-"""Object stores through pyarrow.fs: `s3://` and `gs://`. Credentials come from the environment.
-
-S3: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, and `AWS_ENDPOINT_URL` for other
-stores with the same protocol. GCS: application default credentials, and `CLOUD_STORAGE_EMULATOR_ENDPOINT`.
-"""
+"""Sources in object stores (`orchestrator.object_store`): what there is, and its bytes."""
 
 from __future__ import annotations
 
-import functools
-import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pyarrow import ArrowException, fs
 
 from orchestrator.data.sources.file import SourceFile
 from orchestrator.errors import DataError
+from orchestrator.object_store import ERRORS, filesystem_of
 
 _COPY_BLOCK_BYTES = 4 << 20
-_CONNECT_TIMEOUT_S = 10
 
 
 def list_remote(uri: str) -> list[SourceFile]:
@@ -103,29 +96,10 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     Raises:
         DataError: the URI names none.
     """
-    scheme, _, path = uri.partition("://")
     try:
-        return _filesystem(scheme, _endpoint()), path
-    except (OSError, ArrowException, ValueError) as error:
+        return filesystem_of(uri)
+    except ERRORS as error:
         raise _unreachable(uri, error) from None
-
-
-@functools.cache
-def _filesystem(scheme: str, endpoint: str | None) -> fs.FileSystem:
-    if scheme == "gs":
-        return fs.GcsFileSystem()
-    place = urlsplit(endpoint) if endpoint else None
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else None)
-    return fs.S3FileSystem(
-        region=region,
-        endpoint_override=place.netloc if place else None,
-        scheme=place.scheme if place else "https",
-        connect_timeout=_CONNECT_TIMEOUT_S,
-    )
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def _unreachable(uri: str, error: Exception) -> DataError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,16 +15,26 @@ from torch import Tensor, nn
 from orchestrator.errors import JobError
 from orchestrator.job_train import Train
 from orchestrator.objectives.protocol import Batch, Objective, Tensors
+from orchestrator.train.engine.checksum import checksum_of
 from orchestrator.train.engine.devices import own_device, to_device, to_host
-from orchestrator.train.engine.pieces import PieceReader, write_pieces
-from orchestrator.train.engine.protocol import Evaluated, Learner, StepStats
+from orchestrator.train.engine.pieces import PieceReader, RankState
+from orchestrator.train.engine.protocol import Admit, Evaluated, Learner, StepStats
 from orchestrator.train.engine.settings import deepspeed_config
-from orchestrator.train.engine.state import Layout, buffers_of, pieces_of, set_buffers, take_up
+from orchestrator.train.engine.state import (
+    Layout,
+    buffers_of,
+    kept_buffers,
+    pieces_of,
+    set_buffers,
+    take_up,
+    whole_model,
+)
+from orchestrator.train.engine.zero_gate import Gate
 from orchestrator.train.engine.zero_layout import layout_of, scaler_numbers, set_scaler
 from orchestrator.train.group import TorchGroup
-from orchestrator.train.lora import merged_weights
 from orchestrator.train.optimizers import module_optimizer
 from orchestrator.train.ranks import Stopwatch
+from orchestrator.train.weights.lora import merged_weights
 
 
 class DeepSpeedEngine:
@@ -55,8 +66,7 @@ class DeepSpeedEngine:
         frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
         self._frozen = {name: p.detach().cpu().clone() for name, p in frozen} if group.rank == 0 else {}
         self._model = model.to(self._device)
-        self._names = [name for name, _ in model.named_parameters()]
-        self._wholes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+        self._shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
         learner = Learner(self._model, objective)
         if train.compile:
             learner.compile()
@@ -74,15 +84,31 @@ class DeepSpeedEngine:
         # Stage 0 keeps fp32 weights and computes under autocast: DeepSpeed's own bf16 optimizer without ZeRO drifts
         # from the other stages (gradient norm 4 % off at step 2 of the quickstart, where they agree to 0.1 %).
         self._autocast = train.precision == "bf16" and stage == 0
-        self._has_master = train.precision != "fp32" and not self._autocast
+        self._gate = Gate(self._engine.optimizer, stage=stage)
+        self._buffers = [buffer for _, buffer in kept_buffers(self._model)]
 
-    def step(self, batches: Sequence[Batch], *, totals: Mapping[str, float], learning_rate: float) -> StepStats:
-        """See `TrainEngine`."""
+    def step(
+        self,
+        batches: Sequence[Batch],
+        *,
+        totals: Mapping[str, float],
+        learning_rate: float,
+        admit: Admit | None = None,
+    ) -> StepStats:
+        """See `TrainEngine`. With fp16, DeepSpeed itself leaves out the update of a gradient that overflows."""
         self._engine.train()
         for parameters in self._engine.optimizer.param_groups:
             parameters["lr"] = learning_rate
+        before = [buffer.clone() for buffer in self._buffers] if admit is not None else []
         sums: list[Tensor] = []
-        grad_norm: float | None = None
+        told: list[StepStats] = []
+
+        def ask(norm: float) -> bool:
+            values = torch.stack(sums).sum(0).tolist()  # waits for the device
+            told.append(StepStats(dict(zip(losses, values, strict=True)), norm, self._stopwatch.take()))
+            return admit is None or admit(told[0])
+
+        self._gate.begin(ask)
         for number, batch in enumerate(batches):
             with self._stopwatch.running():  # not backward, which holds exchanges: stage 3 has them here too
                 losses, _ = self._forward(batch.tensors)
@@ -92,12 +118,19 @@ class DeepSpeedEngine:
             self._engine.backward(loss * self._group.num_ranks, scale_wrt_gas=False)
             if self._stage == 0 and number == len(batches) - 1:  # reduced by now; without ZeRO no norm is kept
                 grads = [p.grad for p in self._model.parameters() if p.grad is not None]
-                grad_norm = float(torch.nn.utils.get_total_norm(grads))
+                self._gate.admits(float(torch.nn.utils.get_total_norm(grads)))
             self._engine.step()
-        if grad_norm is None:
-            grad_norm = float(self._engine.get_global_grad_norm() or 0.0)
-        values = torch.stack(sums).sum(0).tolist()  # waits for the device
-        return StepStats(dict(zip(losses, values, strict=True)), grad_norm, self._stopwatch.take())
+        if not self._gate.admits(math.inf):  # asked by now, but where DeepSpeed has found an overflow before
+            for buffer, value in zip(self._buffers, before, strict=True):
+                buffer.copy_(value)
+        return told[0]
+
+    def checksum(self) -> int | None:
+        """See `TrainEngine`: up to stage 2 the weights that the model computes with, which each update gathers anew.
+
+        At stage 3 there are none: what a rank does not own is gathered for each use.
+        """
+        return checksum_of(self._model.parameters()) if self._stage < 3 else None
 
     def evaluate(self, batch: Batch, *, outputs: bool) -> Evaluated:
         """See `TrainEngine`."""
@@ -113,31 +146,24 @@ class DeepSpeedEngine:
             _, found = self._forward(tensors, losses=False, outputs=True)
         return to_host(found)
 
-    def weights(self) -> dict[str, Tensor] | None:
-        """See `TrainEngine`."""
-        whole: dict[str, Tensor] = {}
-        for name, parameter in zip(self._names, self._model.parameters(), strict=True):
-            tensor = self._whole(parameter)
-            if self._group.rank == 0:
-                whole[name] = tensor.detach().to("cpu", torch.float32).contiguous().clone()
-        whole |= {name: buffer.detach().cpu().clone() for name, buffer in self._model.named_buffers()}
-        return merged_weights(self._model, whole | self._frozen) if self._group.rank == 0 else None
-
-    def save(self, folder: Path) -> None:
+    def state(self) -> RankState | None:
         """See `TrainEngine`."""
         if self._stage == 0 and self._group.rank:  # all ranks hold the same
-            return
+            return None
         pieces, numbers = pieces_of(self._layout)
         if self._group.rank == 0:
             pieces |= buffers_of(self._model)
         numbers |= scaler_numbers(self._engine.optimizer)
-        num_ranks = self._group.num_ranks if self._stage else 1
-        write_pieces(folder, pieces, numbers, rank=self._group.rank, num_ranks=num_ranks)
+        return RankState(self._group.rank, self._group.num_ranks if self._stage else 1, pieces, numbers)
+
+    def whole(self, reader: PieceReader) -> dict[str, Tensor]:
+        """See `TrainEngine`."""
+        return merged_weights(self._model, whole_model(self._model, self._shapes, reader) | self._frozen)
 
     def load(self, folder: Path) -> None:
         """See `TrainEngine`."""
         with PieceReader(folder) as reader:
-            take_up(self._layout, reader, self._wholes)
+            take_up(self._layout, reader, {name: shape.numel() for name, shape in self._shapes.items()})
             set_buffers(self._model, reader)
             set_scaler(self._engine.optimizer, reader.numbers)
 
@@ -151,16 +177,6 @@ class DeepSpeedEngine:
                 to_device(tensors, self._device), losses=losses, outputs=outputs
             )
         return found
-
-    def _whole(self, parameter: torch.nn.Parameter) -> Tensor:
-        """The fp32 value of a parameter, gathered from the ranks where ZeRO has cut it up."""
-        if self._stage == 3 or self._has_master:
-            from deepspeed.utils import safe_get_full_fp32_param
-
-            tensor = safe_get_full_fp32_param(parameter)
-            if isinstance(tensor, Tensor):
-                return tensor
-        return parameter.data
 
 
 def _require_nvme(train: Train) -> None:

@@ -37,25 +37,37 @@ class Piece:
     values_N: Tensor
 
 
-def write_pieces(
-    folder: Path, pieces: Mapping[str, Piece], numbers: Mapping[str, float], *, rank: int, num_ranks: int
-) -> None:
-    """Write one rank's file.
+@dataclass(frozen=True)
+class RankState:
+    """What one rank has to keep."""
 
-    Args:
-        pieces: by name; what is empty is left out.
-        numbers: what all ranks have alike, such as the optimizer's count of steps.
+    rank: int
+    num_ranks: int
+    """Of the ranks that have something to keep."""
+    pieces: Mapping[str, Piece]
+    """By name."""
+    numbers: Mapping[str, float]
+    """What all ranks have alike, such as the optimizer's count of steps."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all pieces."""
+        return sum(piece.values_N.nbytes for piece in self.pieces.values())
+
+
+def write_state(folder: Path, state: RankState) -> None:
+    """Write one rank's file; what is empty is left out.
 
     Raises:
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"rank-{rank:05d}-of-{num_ranks:05d}.safetensors"
-    held = {name: piece for name, piece in pieces.items() if piece.values_N.numel()}
+    path = folder / f"rank-{state.rank:05d}-of-{state.num_ranks:05d}.safetensors"
+    held = {name: piece for name, piece in state.pieces.items() if piece.values_N.numel()}
     tensors = {name: piece.values_N.detach().cpu().contiguous() for name, piece in held.items()}
     said = {
         _STARTS: json.dumps({name: piece.start for name, piece in held.items()}),
-        _NUMBERS: json.dumps(dict(numbers)),
+        _NUMBERS: json.dumps(dict(state.numbers)),
     }
     try:
         save_file(tensors, path, metadata=said)

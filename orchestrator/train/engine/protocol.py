@@ -6,7 +6,7 @@ implementation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from orchestrator.objectives.protocol import Batch, Objective, Tensors
+from orchestrator.train.engine.pieces import PieceReader, RankState
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class StepStats:
     """Statistics that an engine has at hand, by the name of their metric."""
 
 
+Admit = Callable[[StepStats], bool]
+"""Asked once a step, when the gradient is there and nothing is changed yet: whether the update is made."""
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """A batch without gradients or dropout."""
@@ -40,14 +45,29 @@ class Evaluated:
 
 
 class TrainEngine(Protocol):
-    """All ranks call every method, in the same order; all but `save` are collective."""
+    """All ranks call every method, in the same order; all but `state` and `whole` are collective."""
 
-    def step(self, batches: Sequence[Batch], *, totals: Mapping[str, float], learning_rate: float) -> StepStats:
+    def step(
+        self,
+        batches: Sequence[Batch],
+        *,
+        totals: Mapping[str, float],
+        learning_rate: float,
+        admit: Admit | None = None,
+    ) -> StepStats:
         """Accumulate the gradients of all micro-batches, reduce them over ranks, and update the weights.
 
-        `totals` has the targets of the whole step by part, at least 1: the loss is the sum over parts of the summed
-        loss by these.
+        Args:
+            totals: targets of the whole step by part, at least 1: the loss is the sum over parts of the summed loss
+                by these.
+            admit: asked before the update with what is known by then (without `extra`), on all ranks; they must say
+                the same. Where it says no, weights and optimizer stay as they were to the bit, and the gradient is
+                dropped. What it raises, `step` raises. None: every update is made.
         """
+        ...
+
+    def checksum(self) -> int | None:
+        """Of the weights that this rank holds and all others should hold alike; None where there are none."""
         ...
 
     def evaluate(self, batch: Batch, *, outputs: bool) -> Evaluated:
@@ -58,20 +78,25 @@ class TrainEngine(Protocol):
         """Predictions in fp32 on the CPU, computed in the trainer's precision."""
         ...
 
-    def weights(self) -> dict[str, Tensor] | None:
-        """The whole model in fp32 by the names of its parameters, on rank 0; None elsewhere."""
+    def state(self) -> RankState | None:
+        """This rank's weights, optimizer and counters; None where it has nothing that rank 0 has not.
+
+        The tensors are views of what the next update changes: whoever needs them longer copies them.
+        """
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's state: weights, optimizer, counters. Waits for no other rank, which may have failed.
+    def whole(self, reader: PieceReader) -> dict[str, Tensor]:
+        """The whole model in fp32 by the names of its parameters, from what all ranks have written. On rank 0 only.
+
+        In any thread: nothing is read that a step changes.
 
         Raises:
-            OSError: this rank could not write.
+            OSError: a file is absent or garbled.
         """
         ...
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` of any engine wrote, on any number of ranks.
+        """Restore what the ranks of any engine wrote, on any number of ranks.
 
         Raises:
             OSError: it cannot be read, or is the state of another model.

@@ -121,8 +121,27 @@ def _require_same_model(reader: PieceReader, wholes: Mapping[str, int]) -> None:
 
 
 def buffers_of(model: nn.Module) -> dict[str, Piece]:
-    """The buffers that a model keeps, whole."""
-    return {f"{_BUFFER}/{name}": Piece(0, buffer.reshape(-1)) for name, buffer in _kept_buffers(model)}
+    """Copies of the buffers that a model keeps, whole: a forward pass changes them."""
+    return {f"{_BUFFER}/{name}": Piece(0, buffer.detach().flatten().clone()) for name, buffer in kept_buffers(model)}
+
+
+def whole_model(
+    model: nn.Module, shapes: Mapping[str, torch.Size], reader: PieceReader, *, kind: str = _WEIGHT
+) -> dict[str, Tensor]:
+    """Trained parameters and kept buffers from what all ranks wrote: on the CPU, in fp32 but for integers.
+
+    Args:
+        shapes: of the parameters that are trained, by name.
+        kind: of the pieces that are taken for weights.
+
+    Raises:
+        OSError: a part of one is in no file.
+    """
+    whole = {name: reader.read(f"{kind}/{name}", 0, shape.numel()).view(shape) for name, shape in shapes.items()}
+    for name, buffer in kept_buffers(model):
+        values = reader.read(f"{_BUFFER}/{name}", 0, buffer.numel()).view(buffer.shape)
+        whole[name] = values.float() if values.is_floating_point() else values
+    return whole
 
 
 def set_buffers(model: nn.Module, reader: PieceReader) -> None:
@@ -131,10 +150,11 @@ def set_buffers(model: nn.Module, reader: PieceReader) -> None:
     Raises:
         OSError: one was not written.
     """
-    for name, buffer in _kept_buffers(model):
+    for name, buffer in kept_buffers(model):
         buffer.copy_(reader.read(f"{_BUFFER}/{name}", 0, buffer.numel()).view_as(buffer))
 
 
-def _kept_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+def kept_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """By name, those that are a part of its own state."""
     kept = model.state_dict().keys()
     return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]

@@ -10,6 +10,7 @@ N numbers in all weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,26 @@ from torch import Tensor, nn
 from orchestrator.job_train import Train
 from orchestrator.objectives.protocol import Batch, Objective, Tensors
 from orchestrator.track import metrics
+from orchestrator.train.engine.checksum import checksum_of
 from orchestrator.train.engine.devices import own_device, to_device, to_host
 from orchestrator.train.engine.flat import FlatWeights, norm_of
-from orchestrator.train.engine.pieces import Piece, PieceReader, write_pieces
-from orchestrator.train.engine.protocol import Evaluated, Learner, StepStats
-from orchestrator.train.engine.state import Layout, Span, buffers_of, pieces_of, set_buffers, take_up
+from orchestrator.train.engine.pieces import Piece, PieceReader, RankState
+from orchestrator.train.engine.protocol import Admit, Evaluated, Learner, StepStats
+from orchestrator.train.engine.state import (
+    Layout,
+    Span,
+    buffers_of,
+    kept_buffers,
+    pieces_of,
+    set_buffers,
+    take_up,
+    whole_model,
+)
 from orchestrator.train.engine.statistics import Statistics, share_of
 from orchestrator.train.group import TorchGroup
-from orchestrator.train.lora import merged_weights
 from orchestrator.train.optimizers import flat_optimizer
 from orchestrator.train.ranks import Stopwatch
+from orchestrator.train.weights.lora import merged_weights
 
 _AVERAGE, _STATISTICS = "average", "statistics."
 
@@ -65,13 +76,22 @@ class TorchEngine:
         self._average_N = self._flat.master_N.clone() if train.ema else None
         self._statistics = Statistics()
         self._stopwatch = Stopwatch(self._device)
+        self._buffers = [buffer for _, buffer in kept_buffers(self._model)]
         self._half_updated = False
 
-    def step(self, batches: Sequence[Batch], *, totals: Mapping[str, float], learning_rate: float) -> StepStats:
+    def step(
+        self,
+        batches: Sequence[Batch],
+        *,
+        totals: Mapping[str, float],
+        learning_rate: float,
+        admit: Admit | None = None,
+    ) -> StepStats:
         """See `TrainEngine`."""
         self._refuse_half_updated()
         self._to_training()
         measure = self._statistics.due()
+        before = [buffer.clone() for buffer in self._buffers] if admit is not None else []
         first = None
         sums: list[Tensor] = []
         with self._stopwatch.running():
@@ -83,14 +103,22 @@ class TorchEngine:
         if self._group.num_ranks > 1:
             dist.all_reduce(self._sum_N)
         norm = norm_of(self._sum_N)
+        norms = torch.stack([norm] if first is None else [norm, first])
+        values = torch.cat([torch.stack(sums).sum(0), norms]).tolist()  # waits for the device, once a step
+        grad_norm, *measured = values[len(losses) :]
+        stats = StepStats(dict(zip(losses, values, strict=False)), grad_norm, self._stopwatch.take())
+        if admit is not None and not admit(stats):
+            for buffer, value in zip(self._buffers, before, strict=True):
+                buffer.copy_(value)
+            return stats
         if self._train.gradient_clip:
             self._sum_N.mul_((self._train.gradient_clip / (norm + 1e-6)).clamp(max=1.0))
         self._update(learning_rate)
-        norms = [norm, *([norm_of(self._flat.master_N)] if measure else []), *([] if first is None else [first])]
-        values = torch.cat([torch.stack(sums).sum(0), torch.stack(norms)]).tolist()  # waits for the device once
-        grad_norm, *measured = values[len(losses) :]
-        extra = self._measured(measured, grad_norm, share_of(batches[0], totals)) if measured else {}
-        return StepStats(dict(zip(losses, values, strict=False)), grad_norm, self._stopwatch.take(), extra)
+        return replace(stats, extra=self._measured(measured, grad_norm, batches[0], totals)) if measure else stats
+
+    def checksum(self) -> int | None:
+        """See `TrainEngine`: what is trained in fp32, the rest as the model computes with it."""
+        return checksum_of([self._flat.master_N, *(p for p in self._model.parameters() if not p.requires_grad)])
 
     def evaluate(self, batch: Batch, *, outputs: bool) -> Evaluated:
         """See `TrainEngine`."""
@@ -107,29 +135,25 @@ class TorchEngine:
             _, found = self._learner(to_device(tensors, self._device), losses=False, outputs=True)
         return to_host(found)
 
-    def weights(self) -> dict[str, Tensor] | None:
-        """See `TrainEngine`. Buffers that a model does not keep in its own state are left out."""
-        self._to_evaluation()
-        if self._group.rank:
-            return None
-        kept = self._model.state_dict().keys()
-        whole: dict[str, Tensor] = dict(self._model.named_parameters()) | self._frozen
-        best_N = self._flat.master_N if self._average_N is None else self._average_N
-        whole |= {slot.name: value for slot, value in zip(self._flat.slots, self._flat.views(best_N), strict=True)}
-        whole |= {name: buffer for name, buffer in self._model.named_buffers() if name in kept}
-        return merged_weights(self._model, {name: _host_copy(value) for name, value in whole.items()})
-
-    def save(self, folder: Path) -> None:
-        """See `TrainEngine`. All ranks hold the same: rank 0 writes it."""
+    def state(self) -> RankState | None:
+        """See `TrainEngine`. All ranks hold the same: it is rank 0's."""
         self._refuse_half_updated()
         if self._group.rank:
-            return
+            return None
         pieces, numbers = pieces_of(self._layout)
         if self._average_N is not None:
             for slot, values in zip(self._flat.slots, self._flat.views(self._average_N), strict=True):
                 pieces[f"{_AVERAGE}/{slot.name}"] = Piece(0, values.view(-1))
         numbers |= {f"{_STATISTICS}{i}": value for i, value in enumerate(self._statistics.state.tolist())}
-        write_pieces(folder, pieces | buffers_of(self._model), numbers, rank=0, num_ranks=1)
+        return RankState(0, 1, pieces | buffers_of(self._model), numbers)
+
+    def whole(self, reader: PieceReader) -> dict[str, Tensor]:
+        """See `TrainEngine`. Buffers that a model does not keep in its own state are left out."""
+        shapes = {slot.name: slot.shape for slot in self._flat.slots}
+        kind = {} if self._average_N is None else {"kind": _AVERAGE}
+        trained = whole_model(self._model, shapes, reader, **kind)
+        fixed = {name: p for name, p in self._model.named_parameters() if name not in trained} | self._frozen
+        return merged_weights(self._model, trained | {name: _host_copy(value) for name, value in fixed.items()})
 
     def load(self, folder: Path) -> None:
         """See `TrainEngine`."""
@@ -179,12 +203,14 @@ class TorchEngine:
         if self._half_updated:
             raise RuntimeError("the update before was cut off halfway: the weights are lost; go on from a checkpoint")
 
-    def _measured(self, measured: Sequence[float], grad_norm: float, share: float) -> dict[str, float]:
-        """Metrics of a step that is measured. Collective where it has several micro-batches."""
-        weight_norm, *first = measured
-        extra = {metrics.WEIGHT_NORM: weight_norm}
+    def _measured(
+        self, first: Sequence[float], grad_norm: float, batch: Batch, totals: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Metrics of a step that is measured. Collective where it has several micro-batches, `batch` first."""
+        extra = {metrics.WEIGHT_NORM: float(norm_of(self._flat.master_N))}
         if not first:
             return extra
+        share = share_of(batch, totals)
         # A rank that has run out of samples has no gradient of its own.
         own = ((first[0] / share) ** 2, 1.0 / share, 1.0) if share else (0.0, 0.0, 0.0)
         part, inverse_share, ranks = self._group.sum(*own)

@@ -35,6 +35,13 @@ def test_the_newest_are_kept_and_never_fewer_than_asked(steps: set[int], keep_la
     assert sorted(steps)[-keep_last:] == sorted(kept)
 
 
+@given(st.sets(st.integers(0, 10**5)), st.integers(1, 5), st.integers(1, 1000), st.integers(0, 10**5))
+def test_the_best_and_every_so_many_steps_stay(steps: set[int], keep_last: int, every: int, best: int) -> None:
+    gone = to_delete(steps, keep_last=keep_last, keep_every=every, best_step=best)
+    plain = to_delete(steps, keep_last=keep_last)
+    assert gone == [step for step in plain if step % every and step != best]
+
+
 @pytest.mark.parametrize(
     ("step", "last", "every", "due"),
     [

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.attempts import Attempt, FencedError, writing_run
 from orchestrator.checkpoint.layout import PROGRESS, Progress, checkpoints_folder
 from orchestrator.checkpoint.reader import committed_steps, newest_checkpoint, read_checkpoint
-from orchestrator.checkpoint.writer import CheckpointWriter
+from orchestrator.checkpoint.writer import CheckpointWriter, Content, Retention
 from orchestrator.errors import StoreError
 from orchestrator.store import MARKER, read_manifest
 
@@ -25,7 +25,7 @@ Fill = Callable[[Path], None]
 class Alone:
     """A group of one."""
 
-    rank = 0
+    rank, num_ranks = 0, 1
 
     def broadcast(self, value: Any) -> Any:
         return value
@@ -52,6 +52,10 @@ class ThreadRank:
 
     rank: int
     meeting: Meeting
+
+    @property
+    def num_ranks(self) -> int:
+        return self.meeting.size
 
     def gather(self, value: Any) -> list[Any]:
         self.meeting.slots[self.rank] = value
@@ -86,10 +90,16 @@ def progress_of(step: int) -> Fill:
     return fill
 
 
-def write(run: Path, attempt: Attempt, *steps: int, keep_last: int = 9) -> CheckpointWriter:
-    writer = CheckpointWriter(run, group=Alone(), attempt=attempt, keep_last=keep_last)
+def content_of(fill: Fill, manifest: dict[str, Any] | None = None) -> Content:
+    return Content(manifest or {}, fill, lambda folder: None)
+
+
+def write(
+    run: Path, attempt: Attempt, *steps: int, keep_last: int = 9, keep_every: int | None = None
+) -> CheckpointWriter:
+    writer = CheckpointWriter(run, group=Alone(), attempt=attempt, retention=Retention(keep_last, keep_every))
     for step in steps:
-        writer.write(step, fill=progress_of(step), manifest={"step": step, "world_size": 1})
+        writer.write(step, content_of(progress_of(step), {"step": step, "world_size": 1}))
     return writer
 
 
@@ -119,6 +129,11 @@ def test_a_run_without_checkpoints_has_none(run: Path) -> None:
 def test_retention_gives_up_the_oldest(run: Path, attempt: Attempt) -> None:
     write(run, attempt, 10, 20, 30, keep_last=2)
     assert names(run) == ["step-00000020", "step-00000030"]
+
+
+def test_retention_keeps_every_so_many_steps(run: Path, attempt: Attempt) -> None:
+    write(run, attempt, 10, 20, 30, 40, 50, keep_last=1, keep_every=20)
+    assert names(run) == ["step-00000020", "step-00000040", "step-00000050"]
 
 
 def test_a_step_written_again_replaces_the_old_one(run: Path, attempt: Attempt) -> None:
@@ -188,7 +203,7 @@ class TestFailure:
             raise error
 
         with pytest.raises(type(error), match=str(error).replace("[", r"\[").replace("]", r"\]")):
-            writer.write(20, fill=fill, manifest={})
+            writer.write(20, content_of(fill))
         assert names(run) == ["step-00000010"]
         assert newest(run) == (10, [])
 
@@ -197,7 +212,7 @@ class TestFailure:
         with writing_run(run):
             pass
         with pytest.raises(FencedError, match="attempt 1 of tiny-0123 was overtaken by attempt 2"):
-            writer.write(20, fill=progress_of(20), manifest={})
+            writer.write(20, content_of(progress_of(20)))
         assert names(run) == ["step-00000010"]
 
 
@@ -208,8 +223,8 @@ def on_threads(run: Path, attempt: Attempt, fills: list[Fill]) -> list[BaseExcep
 
     def work(rank: int) -> None:
         try:
-            writer = CheckpointWriter(run, group=ThreadRank(rank, meeting), attempt=attempt, keep_last=2)
-            ended[rank] = writer.write(7, fill=fills[rank], manifest={"step": 7})
+            writer = CheckpointWriter(run, group=ThreadRank(rank, meeting), attempt=attempt, retention=Retention(2))
+            ended[rank] = writer.write(7, content_of(fills[rank], {"step": 7}))
         except BaseException as error:  # noqa: BLE001 - handed to the test
             ended[rank] = error
 

@@ -20,7 +20,7 @@ from orchestrator.objectives import preference
 from orchestrator.objectives.pairs import PAIRS, PreferenceRows
 from orchestrator.objectives.preference import DirectPreference, FrozenCopy, answer_log_probs
 from orchestrator.objectives.rows import RowExamples, RowFeed
-from orchestrator.train.lora import adapters_off, add_adapters
+from orchestrator.train.weights.lora import adapters_off, add_adapters
 
 CONTEXT = 24
 LLAMA = ModelConfig(vocab_size=97, layers=2, width=32, heads=4, kv_heads=2, hidden=64, context=CONTEXT)

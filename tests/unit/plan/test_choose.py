@@ -159,7 +159,7 @@ def test_host_memory_for_offload_is_looked_at(tiny_job: MakeJob) -> None:
     plan = make_plan(job, large)
     assert plan.warnings == []
     assert plan.parameters is not None
-    assert plan.host_bytes_per_worker == pytest.approx(plan.parameters / 8 * 18, rel=1e-6)
+    assert plan.host_bytes_per_worker == pytest.approx(plan.parameters / 8 * (18 + 12), rel=1e-6)
 
 
 def test_unknown_memory_is_said_and_nothing_is_promised(tiny_job: MakeJob) -> None:

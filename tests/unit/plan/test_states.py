@@ -12,7 +12,7 @@ from model.families import build
 from orchestrator.job_train import Lora
 from orchestrator.plan.network import Case
 from orchestrator.plan.states import States, states
-from orchestrator.train.lora import add_adapters
+from orchestrator.train.weights.lora import add_adapters
 
 MakeCase = Callable[..., Case]
 

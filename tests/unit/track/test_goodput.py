@@ -29,6 +29,7 @@ class Life:
     away: int
     """Before it is launched."""
     by_same_driver: bool
+    """Of an attempt that was stopped: for this one, with another number of workers."""
     launch: int
     workers: int
     begins: bool
@@ -73,11 +74,13 @@ class World:
     def live(self, number: int, life: Life) -> None:
         before = self.before
         died = before is not None and before.end in ("failed", "killed")
-        if before is not None and before.end == "failed" and life.by_same_driver:
+        if before is not None and before.end in ("failed", "stopped") and life.by_same_driver:
             self.spend("recovery", life.away, before.workers)
         else:
             self.now += life.away
             self.driver += 1
+        if before is not None and (before.end == "stopped" or life.workers != before.workers):
+            self.tell(number, "resized", **{"from": before.workers, "to": life.workers, "step": self.saved[-1]})
         self.tell(number, "launched", workers=life.workers, driver=str(self.driver))
         self.deaths += life.end in ("failed", "killed")
         if life.begins:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import struct
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator.job import WandB
 from orchestrator.track.tracker import NoTracker, Tracker
 from orchestrator.track.wandb import RunIdentity, WandbTracker, open_tracker, wandb_mode
-
-_BLOCK_BYTES = 32 * 1024
-_FULL, _LAST = 1, 4
+from orchestrator.track.wandb_file import read_records
 
 
 @pytest.fixture(autouse=True)
@@ -67,27 +63,12 @@ def test_disabled_tracks_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def read_records(path: Path) -> Iterator[Any]:
-    """The records of a `.wandb` file: LevelDB's log format behind a header of 7 bytes."""
+def read_wandb(path: Path) -> Iterator[Any]:
+    """The records of a `.wandb` file."""
     from wandb.proto import wandb_internal_pb2
 
-    raw, at, whole = path.read_bytes(), 7, b""
-    assert raw.startswith(b":W&B") or not raw
-    while at + 7 <= len(raw):
-        room = _BLOCK_BYTES - at % _BLOCK_BYTES
-        if room < 7:  # too little for another header: zeros up to the next block
-            at += room
-            continue
-        _, length, kind = struct.unpack_from("<IHB", raw, at)
-        if at + 7 + length > len(raw):  # on its way
-            return
-        whole += raw[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (_FULL, _LAST):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(whole)
-            yield record
-            whole = b""
+    for raw in read_records(path):
+        yield wandb_internal_pb2.Record.FromString(raw)
 
 
 @dataclass
@@ -105,7 +86,7 @@ class Held:
 
 def read_run(path: Path) -> Held:
     held = Held()
-    for record in read_records(path):
+    for record in read_wandb(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             held.run = record.run
@@ -126,10 +107,18 @@ def read_run(path: Path) -> Held:
     return held
 
 
-def drive(tracker: Tracker, *, dataset: Path, export: Path, first: int) -> None:
+def log(tracker: Tracker, run: Path, step: int) -> None:
+    """As the loop does it: first the run's own file, then the tracker."""
+    line = {"train/step": step, "train/loss": 1 / step}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    tracker.log(line)
+
+
+def drive(tracker: Tracker, *, run: Path, dataset: Path, export: Path, first: int) -> None:
     tracker.used_dataset(dataset, {"hash": "0123", "vocab_size": 300})
     for step in range(first, first + 3):
-        tracker.log({"train/step": step, "train/loss": 1 / step})
+        log(tracker, run, step)
     tracker.made_export(export, {"step": 3})
     tracker.summarize({"tokens_per_s": 5.5, "best_eval_loss": None})
     tracker.alert("tiny-99 failed: " + "x" * 80, "class: worker\nlast good step: 3")
@@ -150,13 +139,9 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> list[Held]:
         asked = WandB(project="ships", tags=["a", "b"])
         who = RunIdentity("tiny-99-abc", "tiny-99", run)
         tracker = open_tracker(asked, who, config={"train": {"steps": 6}}, environ={"WANDB_MODE": "offline"})
-        drive(tracker, dataset=dataset, export=export, first=first)
+        drive(tracker, run=run, dataset=dataset, export=export, first=first)
         (file,) = [p for p in sorted(run.glob("wandb/offline-run-*/*.wandb")) if p not in [f for f, _ in held]]
-        # W&B's own process writes the file, and on a busy machine is not through when the tracker is closed.
-        ends_at = time.monotonic() + 20
-        while (found := read_run(file)).exit_code is None and time.monotonic() < ends_at:
-            time.sleep(0.1)
-        held.append((file, found))
+        held.append((file, read_run(file)))
     return [what for _, what in held]
 
 
@@ -231,16 +216,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
         for step in (10, 20):
             tracker.table("confusion", *CONFUSION, step=step)
             tracker.table("generated", *TEXTS, step=step)
-            tracker.log({"train/step": step, "train/loss": 1.0})
+            log(tracker, folder, step)
         tracker.table("confusion", ["truth", *MANY], [[label, *range(101)] for label in MANY], step=30)
         tracker.close()
         assert "WANDB_DATA_DIR" not in os.environ
     assert not list(home.glob(".local/**/staging/*")), "tables were copied below the user's home, and left there"
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    ends_at = time.monotonic() + 20
-    while (held := read_run(file)).exit_code is None and time.monotonic() < ends_at:
-        time.sleep(0.1)
-    return file.parent / "files", held.history
+    return file.parent / "files", read_run(file).history
 
 
 def tables_of(told: tuple[Path, list[dict[str, Any]]], name: str) -> dict[int, Any]:
@@ -274,27 +256,35 @@ def test_the_metrics_beside_the_tables_are_all_there(told: tuple[Path, list[dict
     assert [line["train/step"] for line in told[1] if "train/loss" in line] == [10, 20]
 
 
-def broken(folder: Path) -> WandbTracker:
-    """A tracker whose W&B raises as it begins."""
-    return WandbTracker(WandB(), RunIdentity("id", "name", folder), config={}, mode="nonsense")
+def test_a_process_that_cannot_work_is_said_once_and_stops_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wandb").write_text("a file where W&B wants a folder")
+    tracker = WandbTracker(WandB(), RunIdentity("id", "name", tmp_path), config={}, mode="offline")
+    drive(tracker, run=tmp_path, dataset=tmp_path / "none", export=tmp_path / "none", first=1)
+    for step in range(12_000):  # more than the queue holds
+        tracker.log({"train/step": step})
+    tracker.close()
+    assert capfd.readouterr().err.count("W&B failed, and nothing more is sent to it: ") == 1
 
 
-def test_what_wandb_raises_stays_its_own_and_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tracker = broken(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        drive(tracker, dataset=tmp_path / "none", export=tmp_path / "none", first=1)
-        for step in range(12_000):  # more than the queue holds
-            tracker.log({"train/step": step})
-        tracker.close()
-    ours = [record.message for record in caplog.records if record.name == "orchestrator.track.wandb"]
-    assert ours == ["W&B failed; training goes on without it"]
-
-
-def test_a_folder_that_is_gone_does_not_stop_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dataset_that_is_gone_does_not_stop_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tracker = WandbTracker(WandB(), RunIdentity("id2", "name", tmp_path), config={}, mode="offline")
-    with caplog.at_level(logging.WARNING):
-        tracker.used_dataset(tmp_path / "none", {})  # has no manifest: W&B raises
-        tracker.table("classes", ["label", "f1"], [["a", 0.5]], step=1)
-        tracker.log({"train/step": 1})
-        tracker.close()
-    assert "W&B failed; training goes on without it" in caplog.messages
+    tracker.used_dataset(tmp_path / "none", {})  # has no manifest: W&B raises
+    tracker.table("classes", ["label", "f1"], [["a", 0.5]], step=1)
+    log(tracker, tmp_path, 1)
+    tracker.close()
+    assert "W&B failed" in capfd.readouterr().err
+
+
+def test_the_process_is_gone_when_the_tracker_is_closed_and_its_temporary_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    who = RunIdentity("id3", "name", tmp_path)
+    tracker = open_tracker(WandB(), who, config={}, environ={"WANDB_MODE": "offline"})
+    log(tracker, tmp_path, 1)
+    tracker.close()
+    assert not [child for child in psutil.Process().children(recursive=True) if "wandb" in " ".join(child.cmdline())]
+    assert list((tmp_path / "tmp").iterdir()) == []

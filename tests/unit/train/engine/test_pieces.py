@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.train.engine.pieces import Piece, PieceReader, write_pieces
+from orchestrator.train.engine.pieces import Piece, PieceReader, RankState, write_state
 
 SIZE = 60
 WHOLE = torch.arange(SIZE, dtype=torch.float32)
@@ -20,7 +20,7 @@ def write(folder: Path, cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), SIZE]
     for rank in range(len(edges) - 1):
         piece = Piece(edges[rank], WHOLE[edges[rank] : edges[rank + 1]])
-        write_pieces(folder, {"weight/a": piece}, {"step": 3.0}, rank=rank, num_ranks=len(edges) - 1)
+        write_state(folder, RankState(rank, len(edges) - 1, {"weight/a": piece}, {"step": 3.0}))
 
 
 @given(
@@ -40,7 +40,7 @@ def test_any_part_is_read_from_any_cut(
 
 def test_types_are_kept(tmp_path: Path) -> None:
     counts = torch.tensor([2**40 + 1], dtype=torch.int64)
-    write_pieces(tmp_path, {"buffer/n": Piece(0, counts)}, {}, rank=0, num_ranks=1)
+    write_state(tmp_path, RankState(0, 1, {"buffer/n": Piece(0, counts)}, {}))
     with PieceReader(tmp_path) as reader:
         assert torch.equal(reader.read("buffer/n", 0, 1), counts)
 
@@ -62,7 +62,7 @@ def test_files_of_two_groups_are_refused(tmp_path: Path) -> None:
 def test_numbers_that_nobody_wrote_are_named(tmp_path: Path) -> None:
     for rank, start in enumerate((0, 30)):
         piece = Piece(start, WHOLE[start : start + 20])
-        write_pieces(tmp_path, {"weight/a": piece}, {}, rank=rank, num_ranks=2)
+        write_state(tmp_path, RankState(rank, 2, {"weight/a": piece}, {}))
     with PieceReader(tmp_path) as reader:
         assert torch.equal(reader.read("weight/a", 30, 50), WHOLE[30:50])
         with pytest.raises(OSError, match="numbers 20 to 40 of weight/a are in no file"):

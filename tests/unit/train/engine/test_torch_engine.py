@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from engine_fixtures import (
     TorchEngine,
     decoder,
     ids_of,
+    keep,
     points,
     settings,
     step_of,
+    whole,
 )
 from harness import run_ranks
 from safetensors.torch import load_file
@@ -53,9 +56,9 @@ def engine_of(group: TorchGroup, model: nn.Module | None = None, **more: Any) ->
 
 
 def weights_of(engine: TorchEngine) -> Tensors:
-    found = engine.weights()
-    assert found is not None
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        keep(engine, Path(folder))
+        return whole(engine, Path(folder))
 
 
 def same(first: Tensors, second: Tensors) -> bool:
@@ -135,7 +138,7 @@ def test_a_saved_run_goes_on_to_the_bit(alone: TorchGroup, tmp_path: Path, name:
     straight = engine_of(alone, **more)
     for step in range(1, 6):
         step_of(straight, step, accumulation=2)
-    straight.save(tmp_path)
+    keep(straight, tmp_path)
     resumed = engine_of(alone, GPT(CONFIG).initialise(2), **more)
     resumed.load(tmp_path)
     for step in range(6, 12):
@@ -150,7 +153,7 @@ def test_a_saved_run_goes_on_to_the_bit(alone: TorchGroup, tmp_path: Path, name:
 def test_loading_takes_an_engine_back(alone: TorchGroup, tmp_path: Path) -> None:
     engine = engine_of(alone, ema=0.5)
     step_of(engine, 1)
-    engine.save(tmp_path)
+    keep(engine, tmp_path)
     expected = weights_of(engine), engine.outputs({"input_ids": ids_of(1)[:, :-1]})["logits"], step_of(engine, 2)
     engine.outputs({"input_ids": ids_of(1)[:, :-1]})
     engine.load(tmp_path)
@@ -161,7 +164,7 @@ def test_loading_takes_an_engine_back(alone: TorchGroup, tmp_path: Path) -> None
 
 def test_a_state_that_does_not_fit_is_refused(alone: TorchGroup, tmp_path: Path) -> None:
     engine = engine_of(alone)
-    engine.save(tmp_path)
+    keep(engine, tmp_path)
     with pytest.raises(OSError, match=r"average/.* are in no file"):
         engine_of(alone, ema=0.5).load(tmp_path)
     wider = GPT(CONFIG.__class__(**{**CONFIG.to_dict(), "vocab_size": 64})).initialise(0)
@@ -210,7 +213,7 @@ def test_what_is_frozen_stays_to_the_bit(alone: TorchGroup, tmp_path: Path, prec
     for name, value in before.items():
         frozen = name.startswith(("embed.", "blocks.0."))
         assert torch.equal(after[name], value) is frozen, name
-    engine.save(tmp_path)
+    keep(engine, tmp_path)
     trained = sum(value.numel() for name, value in before.items() if not name.startswith(("embed.", "blocks.0.")))
     numbers = sum(value.numel() for value in load_file(tmp_path / "rank-00000-of-00001.safetensors").values())
     assert numbers == 3 * trained, "a state holds nothing of what is frozen, and little else"
@@ -229,7 +232,7 @@ def test_buffers_are_saved_and_kept(alone: TorchGroup, tmp_path: Path, precision
     engine, resumed = made(), made()
     for step in range(3):
         engine.step([points(step)], totals={"error": 6.0}, learning_rate=RATE)
-    engine.save(tmp_path)
+    keep(engine, tmp_path)
     resumed.load(tmp_path)
     assert same(weights_of(engine), weights_of(resumed))
     found = weights_of(engine)
@@ -281,7 +284,7 @@ def test_an_update_that_was_cut_off_is_not_gone_on_from(
     alone: TorchGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(alone, optimizer=Optimizer(name="muon"))
-    engine.save(tmp_path / "good")
+    keep(engine, tmp_path / "good")
 
     def no_memory(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
@@ -293,7 +296,7 @@ def test_an_update_that_was_cut_off_is_not_gone_on_from(
     with pytest.raises(RuntimeError, match="cut off halfway"):
         step_of(engine, 1)
     with pytest.raises(RuntimeError, match="cut off halfway"):
-        engine.save(tmp_path / "bad")
+        keep(engine, tmp_path / "bad")
     engine.load(tmp_path / "good")
     assert step_of(engine, 1) == step_of(engine_of(alone, optimizer=Optimizer(name="muon")), 1)
 

@@ -1,0 +1,1 @@
+"""Faults on a live run, and whether it kept its promises: `slipway chaos`."""

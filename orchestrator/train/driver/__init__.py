@@ -1,0 +1,1 @@
+"""What the driver does: worker groups started, watched, grown and begun again."""

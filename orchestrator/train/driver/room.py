@@ -1,0 +1,230 @@
+"""Room for workers on a cluster that changes, and that others use too: waited for, and watched while an attempt trains.
+
+Where Ray is our own there is one machine, which stays: nothing is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from orchestrator.attempts import Attempt
+from orchestrator.cluster.view import Machine, ready_view
+from orchestrator.errors import CapacityError
+from orchestrator.job import JobSpec
+from orchestrator.plan import ClusterView
+from orchestrator.plan.capacity import shortage, workers_that_fit
+from orchestrator.runfolder import request_stop
+from orchestrator.track import events, metrics
+from orchestrator.track.events import read_events
+from orchestrator.track.history import recorded
+from orchestrator.track.metric_log import read_metrics
+from orchestrator.track.progress import say
+from orchestrator.train.driver.elastic import STABLE_S, Offer, Pace, blamed, leaving, of_ranks, pays, room, settled
+from orchestrator.train.recovery.failures import Failure
+
+LOOK_EVERY_S = 2.0
+_SETTLE_S = 5.0
+"""What a group has held is free a moment after its end; what is held for longer, others hold."""
+_AGAIN_S = 60.0
+"""After more workers were not worth it, and after Ray did not answer."""
+_RECENT_STEPS = 32
+
+Look = Callable[[], list[Machine] | None]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How an attempt sees what there is to run on; both ask anew each time."""
+
+    connect: Callable[[], ClusterView]
+    """Start or join the Ray."""
+    machines: Look
+    """None where Ray is our own."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where an attempt is planned."""
+
+    view: ClusterView
+    avoid: list[str] = field(default_factory=list)
+    """Machines that Ray still lists and that do not answer."""
+
+
+def find_room(job: JobSpec, cluster: Cluster) -> Room:
+    """Room for at least `min` workers: at once, or when machines have come back or others have left some.
+
+    Raises:
+        CapacityError: there was none within `train.workers.wait_s`.
+    """
+    asked, began_at, said = job.training.workers, time.monotonic(), False
+    while True:
+        seen = cluster.machines()
+        if seen is None:
+            return Room(cluster.connect())
+        waited_s = time.monotonic() - began_at
+        found = _room_in(job, seen, settled=waited_s >= _SETTLE_S)
+        if found is not None:
+            return found
+        view = ready_view(seen, free=True)
+        if waited_s >= max(asked.wait_s, _SETTLE_S):
+            raise CapacityError(
+                f"{shortage(job, view)} after {waited_s:.0f} s",
+                fix="run the same command again once there are machines: it continues; train.workers.wait_s says how "
+                "long it waits, train.workers.min with how many it goes on",
+            )
+        if waited_s >= _SETTLE_S and not said:
+            said = True
+            say(f"waiting up to {asked.wait_s} s for room: {shortage(job, view)}")
+        time.sleep(0.5)
+
+
+def _room_in(job: JobSpec, seen: list[Machine], *, settled: bool) -> Room | None:
+    """What the machines have in all, where it is free; once settled, what is free."""
+    asked = job.training.workers
+    avoid = [machine.id for machine in seen if machine.state == "silent"]
+    whole, free = ready_view(seen), ready_view(seen, free=True)
+    fit = workers_that_fit(asked, free)
+    if fit < asked.min:
+        return None
+    if fit == workers_that_fit(asked, whole):
+        return Room(whole, avoid)
+    return Room(free, avoid) if settled else None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Why an attempt was asked to save and end."""
+
+    kind: Literal["more", "preemption"]
+    why: str
+
+
+class Watch:
+    """Looks at the cluster while an attempt trains, and asks its workers to save and end where that is called for."""
+
+    def __init__(self, attempt: Attempt, job: JobSpec, *, workers: int, machines: Look) -> None:
+        self.wish: Wish | None = None
+        self.places: dict[str, list[int]] = {}
+        """The ranks on each machine, once they have said so."""
+        self.told: set[str] = set()
+        """Machines of this attempt that are to be taken back."""
+        self._attempt, self._job, self._workers, self._machines = attempt, job, workers, machines
+        self._offers: list[Offer] = []
+        self._began_at = time.monotonic()
+        self._not_before = self._began_at + job.training.workers.grow_after_s
+
+    def run(self, ended: threading.Event) -> None:
+        """The thread: until `ended`, or until the workers were asked."""
+        while self.wish is None and not ended.wait(LOOK_EVERY_S):
+            try:
+                seen = self._machines()
+            except Exception as error:  # noqa: BLE001 - Ray's; what follows from its end, the attempt says itself
+                say(f"the cluster could not be looked at: {error}")
+                ended.wait(_AGAIN_S)
+                continue
+            if seen is None:
+                return
+            self.wish = self.look(seen, now_s=time.monotonic())
+        if self.wish is not None and not ended.is_set():
+            say(f"{self.wish.why}: the workers finish their step and save")
+            request_stop(self._attempt.run)
+
+    def look(self, seen: list[Machine], *, now_s: float) -> Wish | None:
+        """What follows from the machines as they are."""
+        if sum(map(len, self.places.values())) < self._workers:
+            self.places = places_of(self._attempt.run)
+        taken = leaving(seen, self.places)
+        self.told |= set(taken)
+        if taken:
+            return Wish("preemption", f"the machine of {of_ranks(taken, self.places)} is taken back")
+        return self._more(seen, now_s)
+
+    def blamed(self, failure: Failure) -> Failure:
+        """The failure of the attempt, or the loss of a machine where the cluster now shows one."""
+        try:
+            seen = self._machines() if self.places else None
+        except Exception:  # noqa: BLE001 - Ray's: then the failure stays what it is
+            return failure
+        return failure if seen is None else blamed(failure, seen, self.places, told=self.told)
+
+    def _more(self, seen: list[Machine], now_s: float) -> Wish | None:
+        asked = self._job.training.workers
+        if self._workers >= asked.max or sum(map(len, self.places.values())) < self._workers:
+            return None
+        samples = self._job.training.batch_tokens // self._job.model.context
+        self._offers.append(Offer(now_s, min(samples, room(asked, seen, self.places))))
+        self._offers = [offer for offer in self._offers if offer.at_s >= now_s - 2 * STABLE_S]
+        more = settled(self._offers, now_s=now_s, workers=self._workers)
+        if more is None or now_s < self._not_before:
+            return None
+        pace = pace_of(self._attempt, steps=self._job.training.steps)
+        if pace is None or not pays(pace, samples=samples, workers=self._workers, more=more):
+            self._not_before = now_s + (_AGAIN_S if pace else 0.0)
+            return None
+        return Wish("more", f"the cluster has room for {more} workers")
+
+
+@contextlib.contextmanager
+def watching_cluster(watch: Watch) -> Iterator[None]:
+    """The watch in a thread of its own, as long as the block lasts: a busy Ray may be slow to answer."""
+    ended = threading.Event()
+    threading.Thread(target=watch.run, args=(ended,), name="cluster", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def record_size(attempt: Attempt, *, workers: int, step: int, why: str) -> None:
+    """The event `resized`, where the attempt before, of whichever command, had another number of workers."""
+    before = [event["workers"] for event in read_events(attempt.run) if event["event"] in ("launched", "resumed")]
+    if before and before[-1] != workers:
+        facts = {"from": before[-1], "to": workers, "step": step, "why": why}
+        events.record(attempt.run, "resized", attempt=attempt.number, **facts)
+        say(f"going on with {workers} worker(s) instead of {before[-1]}: {why}")
+
+
+def pace_of(attempt: Attempt, *, steps: int) -> Pace | None:
+    """How an attempt gets on, by what it has written; None before it has made a few steps."""
+    mine = next((one for one in reversed(recorded(read_events(attempt.run))) if one.number == attempt.number), None)
+    if mine is None or mine.first_step_at is None or not math.isfinite(mine.launched_at):
+        return None
+    newest = deque(read_metrics(attempt.run), _RECENT_STEPS)
+    lines = [line for line in newest if line[metrics.STEP] > mine.step + 1]
+    if not lines:
+        return None
+    restart_s = mine.first_step_at - mine.launched_at + max(mine.checkpoints_s, default=0.0)
+    step_s = median(line[metrics.STEP_TIME] for line in lines)
+    return Pace(steps - int(lines[-1][metrics.STEP]), step_s, restart_s)
+
+
+def scratch_of(run: Path) -> Path:
+    """What an attempt leaves for its driver, and Ray Train for itself; gone with the attempt."""
+    return run / ".ray"
+
+
+def note_place(run: Path, rank: int, *, machine: str) -> None:
+    """Called by each rank: the machine that it works on, by Ray's id."""
+    folder = scratch_of(run) / "places"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{rank:05d}").write_text(machine, encoding="ascii")
+
+
+def places_of(run: Path) -> dict[str, list[int]]:
+    """The ranks on each machine, as far as they have said so."""
+    found: dict[str, list[int]] = {}
+    with contextlib.suppress(OSError):  # the folder goes with the attempt
+        for path in sorted((scratch_of(run) / "places").iterdir()):
+            found.setdefault(path.read_text(encoding="ascii"), []).append(int(path.name))
+    found.pop("", None)  # a file that is being written
+    return found

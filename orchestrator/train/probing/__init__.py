@@ -1,0 +1,1 @@
+"""Real steps of a plan, measured."""

@@ -1,0 +1,1 @@
+"""What went wrong, what follows, and how it is said."""

@@ -1,0 +1,1 @@
+"""First weights, and low-rank updates of them."""
