@@ -30,6 +30,8 @@ def tables() -> Iterator[str]:
     yield from scaling()
     yield from loader()
     yield from prepare()
+    yield from checkpoints()
+    yield from recovery()
     yield from resume()
     yield from near_duplicates()
 
@@ -122,6 +124,38 @@ def prepare() -> Iterator[str]:
         yield (
             f"| {name} | {speed} | {row['seconds']} | {low} to {high} | {row['ready_s']} "
             f"| {row['peak_mb']:,} | {row['runs']} |"
+        )
+    yield ""
+
+
+def checkpoints() -> Iterator[str]:
+    if not (found := read_if_there("checkpoints")):
+        return
+    yield f"### C8: checkpoints ({found['machine']}; training on one thread)\n"
+    yield "| what | step ms | held ms | the first | excess ms | durable s | MB | restored to the bit |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for name, row in found["rows"].items():
+        yield (
+            f"| {name} | {row['step_ms']} | {row['held_ms']} | {row['first_held_ms']} | {row['excess_ms']} "
+            f"| {row['durable_s']} | {row['mb']} | {'yes' if row['restored_to_the_bit'] else 'no'} |"
+        )
+    yield ""
+
+
+def recovery() -> Iterator[str]:
+    if not (found := read_if_there("recovery")):
+        return
+    every_s, steps = found["a_kill_every_s"], found["saved_every_steps"]
+    yield f"### C10: recovery ({found['machine']}; a kill every {every_s:.0f} s, saved every {steps} steps)\n"
+    yield "| system | s to a new step | spread | after a stop | redone | useful | without starts | step ms | kills |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, row in found["rows"].items():
+        low, high = row["recovered_s_spread"] or ("", "")
+        stopped = row["stopped_recovered_s"] or f"not in {found['stopped_waited_for_s']:.0f} s"
+        yield (
+            f"| {name} | {row['recovered_s']} | {low} to {high} | {stopped} | {row['most_redone_steps']} "
+            f"| {row['useful_percent']} % | {row['useful_of_what_starts_leave_percent']} % | {row['step_ms']} "
+            f"| {row['kills']} |"
         )
     yield ""
 

@@ -83,6 +83,12 @@ class OwnHooks:
     file: Any
     tracker: Any
 
+    def consumed(self, step: int, first: int, numbers: Any) -> None:
+        """As Hooks: nothing is kept."""
+
+    def noticed(self, anomaly: Any) -> None:
+        """As Hooks: nothing is kept."""
+
     def on_step(self, line: dict[str, Any]) -> None:
         """As Hooks."""
         self.file.write(json.dumps(line) + "\n")
@@ -92,6 +98,17 @@ class OwnHooks:
 
     def save(self, progress: Any) -> None:
         """As Hooks: nothing is kept."""
+
+    def save_wanted(self) -> bool:
+        """As Hooks."""
+        return False
+
+    def let_change(self) -> float:
+        """As Hooks."""
+        return 0.0
+
+    def finish(self) -> None:
+        """As Hooks."""
 
     def stop_requested(self) -> bool:
         """As Hooks."""
