@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from harness import command, environment
+from harness import command, environment, kill_all
 
 from orchestrator.checkpoint.inspect import checkpoint_rows
 from orchestrator.checkpoint.layout import checkpoints_folder
@@ -87,19 +85,16 @@ def arguments(run: Path, workers: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def training(run: Path, workers: int) -> Iterator[subprocess.Popen[bytes]]:
-    """In a session of its own, which ends with the block."""
-    log = (run.parent / "log").open("ab")
-    process = subprocess.Popen(
-        arguments(run, workers), stdout=log, stderr=log, env=environment(OMP_NUM_THREADS="1"), start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
-        log.close()
+def training(run: Path, workers: int) -> Iterator[subprocess.Popen[str]]:
+    """Ends with the block, whatever is left of it."""
+    with (run.parent / "log").open("a") as log:
+        process = subprocess.Popen(
+            arguments(run, workers), stdout=log, stderr=log, text=True, env=environment(OMP_NUM_THREADS="1")
+        )
+        try:
+            yield process
+        finally:
+            kill_all(process)  # torchrun puts its workers into sessions of their own
 
 
 def told(run: Path) -> str:
@@ -124,7 +119,6 @@ def kill_in_a_save(run: Path, case: Case, offset: int) -> int:
     with training(run, case.workers) as process:
         while time.monotonic() < deadline and process.poll() is None:
             if newest_step(run) > first and (written := being_written(run)) >= offset:
-                os.killpg(process.pid, signal.SIGKILL)
                 return written
     pytest.fail(f"no save reached {offset} bytes: {(run.parent / 'log').read_text()[-2000:]}")
 
