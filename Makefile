@@ -24,7 +24,7 @@ test-slow: setup
 	$(RUN) -m pytest -m slow
 
 test-chaos: setup
-	$(RUN) -m pytest -m chaos
+	$(RUN) -m pytest -m "chaos and not slow"
 
 bench: setup
 	$(RUN) benchmarks/start.py

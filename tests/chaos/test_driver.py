@@ -14,7 +14,7 @@ import psutil
 import pytest
 from harness import command, environment, steps
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 600
 JOB = """\

@@ -20,7 +20,7 @@ from harness import Result, command, environment, losses, steps
 
 from orchestrator.cluster.connect import prepare_environment
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(900)]
 
 JOB = """\
 name: nodes

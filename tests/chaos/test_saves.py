@@ -134,7 +134,10 @@ def curve(run: Path) -> list[tuple[int, float]]:
     return [(line["train/step"], line["train/loss"]) for line in lines]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"stage-{case.stage}")
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=f"stage-{case.stage}", marks=[pytest.mark.slow] if case.stage else []) for case in CASES],
+)
 def test_kills_while_a_checkpoint_is_written_lose_nothing(case: Case, text: Path, tmp_path: Path) -> None:
     run = prepared(text, tmp_path, case)
     untouched = tmp_path / "untouched"

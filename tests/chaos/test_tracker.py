@@ -13,7 +13,7 @@ import pytest
 from harness import Result
 from tracker_fixtures import MODES, Trained, after_step, assert_nothing_left, spooled, train, wandb_endpoint, write_job
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 170
 BATCH_TOKENS = 2048
