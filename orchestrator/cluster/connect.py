@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator import presence
 from orchestrator.cluster import own
 from orchestrator.cluster.machines import machines
 from orchestrator.cluster.token import ensure_token
@@ -206,6 +207,7 @@ def _sweep_dead() -> None:
     """End what is left of the Rays of drivers that were killed, and remove their temporary folders."""
     for left in Path("/tmp").glob(f"{_TMP_PREFIX}*"):
         pid = left.name.removeprefix(_TMP_PREFIX).partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        # Dead too is one whose parent has not asked yet how it ended.
+        if pid.isdigit() and presence.process_of(int(pid)) is None:
             own.end_orphans(left)
             shutil.rmtree(left, ignore_errors=True)

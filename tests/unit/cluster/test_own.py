@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cluster.connect import _TMP_PREFIX, _sweep_dead
 from orchestrator.cluster.own import _children, deaf_to_sigterm, end_orphans
 
 
@@ -52,6 +53,9 @@ def test_a_thread_leaves_signals_alone() -> None:
     assert signal.SIGTERM not in masks[0]
 
 
+_TMP = f"/tmp/{_TMP_PREFIX}"
+
+
 def test_children_are_those_of_all_threads() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         assert child.pid in _children(os.getpid())
@@ -79,3 +83,16 @@ def test_orphans_are_known_by_their_name_and_their_logs(tmp_path: Path) -> None:
     for process in others:
         assert process.poll() is None
         process.communicate(b"\n", timeout=5)
+
+
+def test_what_a_killed_driver_has_left_is_swept_though_nobody_has_asked_how_it_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as driver:
+        left = Path(f"{_TMP}{driver.pid}-test")
+        left.mkdir()
+        _sweep_dead()
+        assert left.is_dir()
+        driver.kill()
+        while Path(f"/proc/{driver.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            pass
+        _sweep_dead()
+        assert not left.exists()
