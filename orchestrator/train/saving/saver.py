@@ -29,7 +29,7 @@ from orchestrator.job_file import job_to_yaml
 from orchestrator.objectives.protocol import Tensors
 from orchestrator.store import write_json
 from orchestrator.train.engine.host_copies import HostCopies
-from orchestrator.train.engine.pieces import PieceReader, write_state
+from orchestrator.train.engine.pieces import PieceReader, RankState, write_state
 from orchestrator.train.engine.protocol import TrainEngine
 from orchestrator.train.group import TorchGroup
 from orchestrator.train.saving.background import Background
@@ -129,13 +129,19 @@ class Saver:
             self._copies.begin()
 
         def write() -> None:
+            copied: RankState | None = None
+            problem: Exception | None = None
             try:
                 copied = self._copies.copy(state) if state is not None else None
+            except Exception as error:  # noqa: BLE001 - raised below, where the other ranks' threads hear of it
+                problem = error
             finally:
                 saved.copied.set()
-            before()
 
             def fill(folder: Path) -> None:
+                if problem is not None:
+                    raise problem
+                before()
                 if copied is not None:
                     write_state(folder / layout.STATE_FOLDER, copied)
                 if self._group.rank == 0:

@@ -166,6 +166,51 @@ def test_what_fails_is_raised_by_the_next_save_and_nothing_is_published(
     assert sorted(p.name for p in checkpoints_folder(attempt.run).iterdir()) == ["step-00000001", "step-00000003"]
 
 
+class Meeting:
+    """Two ranks that are threads of this process: each call waits for the other's."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, object] = {}
+        self.barrier = threading.Barrier(2, timeout=20)
+
+
+class Paired:
+    """One of the two."""
+
+    num_ranks = 2
+
+    def __init__(self, rank: int, meeting: Meeting) -> None:
+        self.rank, self._meeting = rank, meeting
+
+    def gather(self, value: object) -> list[object]:
+        self._meeting.values[self.rank] = value
+        self._meeting.barrier.wait()
+        found = [self._meeting.values[rank] for rank in range(2)]
+        self._meeting.barrier.wait()
+        return found
+
+    def broadcast(self, value: object) -> object:
+        return self.gather(value)[0]
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_what_fails_on_one_rank_is_raised_on_both_and_keeps_nobody_waiting(
+    broken: int, alone: TorchGroup, attempt: Attempt, tiny_job: Callable[..., JobSpec]
+) -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    meeting, engine = Meeting(), TorchEngine(decoder(), CausalLM(), settings(), group=alone)
+    ranks: list[TorchGroup] = [Paired(rank, meeting) for rank in range(2)]  # type: ignore[misc]
+    savers = [saver_of(engine, group, tiny_job("train.precision=fp32"), attempt, PROBE) for group in ranks]
+    for rank, saver in enumerate(savers):
+        save(saver, 1, before=fail if rank == broken else lambda: None)
+    for saver in savers:
+        with pytest.raises(OSError, match="No space left on device"):
+            saver.finish()
+    assert not list(checkpoints_folder(attempt.run).iterdir())
+
+
 def test_a_state_that_computes_something_else_is_refused(
     alone: TorchGroup, attempt: Attempt, tiny_job: Callable[..., JobSpec]
 ) -> None:
