@@ -218,41 +218,46 @@ def open_hooks(
     interrupted: Callable[[], bool],
 ) -> Iterator[RankHooks]:
     """The hooks of a rank: on rank 0 with the run's metrics and the tracker, which are closed after the loop."""
-    attempt, group = began.attempt, parts.group
+    attempt, rank = began.attempt, parts.group.rank
     origin = {"dataset": dataset.path.name, "tokenizer_sha256": str(dataset.manifest["tokenizer"]["sha256"])}
     watch = Stopwatch(time.time() - sum(began.startup.values()))
-    with contextlib.ExitStack() as open_files:
-        samples = open_files.enter_context(contextlib.closing(SampleLog(run, attempt=attempt.number, rank=group.rank)))
-        open_files.callback(saver.abandon, _LAST_CHECKPOINT_S)  # before the files close that it needs
+    with contextlib.ExitStack() as opened:
+        samples = opened.enter_context(contextlib.closing(SampleLog(run, attempt=attempt.number, rank=rank)))
         hooks = RankHooks(run, job, attempt, saver, origin, None, NoTracker(), interrupted, watch, samples)
-        if group.rank != 0:
-            yield hooks
-            return
-        redone = _record_beginning(run, began, workers=group.num_ranks)
-        if all(window.after_step != (began.resumed_step or 0) for window in read_windows(run)):  # it is the same batch
-            hooks.loss_before = redone.first_loss
-        hooks.log = MetricLog(run, attempt=attempt, resumed_step=began.resumed_step or 0)
-        hooks.tracker, how = _tracker(run, job, dataset), "failed"
-        try:
-            hooks.utilisation = Utilisation(
-                flops_per_token=read_plan(run).flops_per_token,
-                workers=group.num_ranks,
-                stated_flops=job.cluster.worker_flops,
-                product_flops=measured_product_flops(job.training, own_device()),
-            )
-            if every_s := job.training.checkpoint.every_s:
-                hooks.pacer = pacer_of(every_s, read_events(run), now=time.monotonic())
-            if uri := job.training.checkpoint.copy_to:
-                hooks.copier = Copier(attempt, uri, retention_of(job))
-            yield hooks
-            how = hooks.how_it_ended()
-            hooks.tracker.summarize(_summary(run, job))
-        finally:
-            saver.abandon(_LAST_CHECKPOINT_S)
-            hooks.log.close()
-            hooks.tracker.close()
-            with contextlib.suppress(OSError):  # where no disk is left, what failed before says so
-                events.record(run, "ended", attempt=attempt.number, how=how)
+        if rank == 0:
+            opened.enter_context(_telling(hooks, dataset, began, workers=parts.group.num_ranks))
+        opened.callback(saver.abandon, _LAST_CHECKPOINT_S)  # first of all: it needs the files that the others close
+        yield hooks
+
+
+@contextlib.contextmanager
+def _telling(hooks: RankHooks, dataset: Dataset, began: Began, *, workers: int) -> Iterator[None]:
+    """What rank 0 tells besides: events, lines, the tracker, and copies of the checkpoints."""
+    run, job, attempt = hooks.run, hooks.job, hooks.attempt
+    redone = _record_beginning(run, began, workers=workers)
+    if all(window.after_step != (began.resumed_step or 0) for window in read_windows(run)):  # it is the same batch
+        hooks.loss_before = redone.first_loss
+    hooks.log = MetricLog(run, attempt=attempt, resumed_step=began.resumed_step or 0)
+    hooks.tracker, how = _tracker(run, job, dataset), "failed"
+    try:
+        hooks.utilisation = Utilisation(
+            flops_per_token=read_plan(run).flops_per_token,
+            workers=workers,
+            stated_flops=job.cluster.worker_flops,
+            product_flops=measured_product_flops(job.training, own_device()),
+        )
+        if every_s := job.training.checkpoint.every_s:
+            hooks.pacer = pacer_of(every_s, read_events(run), now=time.monotonic())
+        if uri := job.training.checkpoint.copy_to:
+            hooks.copier = Copier(attempt, uri, retention_of(job))
+        yield
+        how = hooks.how_it_ended()
+        hooks.tracker.summarize(_summary(run, job))
+    finally:
+        hooks.log.close()
+        hooks.tracker.close()
+        with contextlib.suppress(OSError):  # where no disk is left, what failed before says so
+            events.record(run, "ended", attempt=attempt.number, how=how)
 
 
 def _record_beginning(run: Path, began: Began, *, workers: int) -> Redone:
