@@ -22,7 +22,7 @@ from orchestrator.track import metrics
 from orchestrator.track.wandb import RunIdentity, open_tracker
 from orchestrator.train.engine.torch_engine import TorchEngine
 from orchestrator.train.group import TorchGroup, join_group
-from orchestrator.train.loop import Batching, Loop
+from orchestrator.train.loop import Batching, Hooks, Loop
 
 
 class OwnFeed:
@@ -76,18 +76,12 @@ def own_engine(case: Case, *, compiled: bool) -> tuple[TorchEngine, Train, Torch
 
 
 @dataclass
-class OwnHooks:
+class OwnHooks(Hooks):
     """The worker's part of a step: the line on disk and in W&B."""
 
     result: Result
     file: Any
     tracker: Any
-
-    def consumed(self, step: int, first: int, numbers: Any) -> None:
-        """As Hooks: nothing is kept."""
-
-    def noticed(self, anomaly: Any) -> None:
-        """As Hooks: nothing is kept."""
 
     def on_step(self, line: dict[str, Any]) -> None:
         """As Hooks."""
@@ -95,20 +89,6 @@ class OwnHooks:
         self.file.flush()
         self.tracker.log(line)
         self.result.add(line[metrics.LOSS])
-
-    def save(self, progress: Any) -> None:
-        """As Hooks: nothing is kept."""
-
-    def save_wanted(self) -> bool:
-        """As Hooks."""
-        return False
-
-    def let_change(self) -> float:
-        """As Hooks."""
-        return 0.0
-
-    def finish(self) -> None:
-        """As Hooks."""
 
     def stop_requested(self) -> bool:
         """As Hooks."""

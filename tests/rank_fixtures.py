@@ -27,7 +27,7 @@ from orchestrator.objectives.causal_lm import CausalLM, TokenFeed
 from orchestrator.objectives.protocol import Batch, Tensors
 from orchestrator.train.engine.torch_engine import TorchEngine
 from orchestrator.train.group import TorchGroup
-from orchestrator.train.loop import Batching, Loop
+from orchestrator.train.loop import Batching, Hooks, Loop
 
 SLOW_RANK = 1
 SLEEP_S = 0.15
@@ -53,38 +53,14 @@ class SlowFeed(TokenFeed):
 
 
 @dataclass
-class Kept:
-    """`Hooks` that keep the lines."""
+class Kept(Hooks):
+    """Keeps the lines."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
-
-    def consumed(self, step: int, first: int, numbers: Any) -> None:
-        """As Hooks: nothing is kept."""
-
-    def noticed(self, anomaly: Any) -> None:
-        """As Hooks: nothing is kept."""
 
     def on_step(self, line: dict[str, Any]) -> None:
         """As Hooks."""
         self.lines.append(line)
-
-    def save(self, progress: Progress) -> None:
-        """As Hooks: nothing is kept."""
-
-    def save_wanted(self) -> bool:
-        """As Hooks."""
-        return False
-
-    def let_change(self) -> float:
-        """As Hooks."""
-        return 0.0
-
-    def finish(self) -> None:
-        """As Hooks."""
-
-    def stop_requested(self) -> bool:
-        """As Hooks."""
-        return False
 
 
 def feed_of(folder: Path, *, slow: bool = False) -> TokenFeed:

@@ -36,22 +36,25 @@ class Batching:
 
 
 class Hooks(Protocol):
-    """What leaves the loop. Called on every rank; `save` is collective, most of the others act on rank 0."""
+    """What leaves the loop. Called on every rank; `save` is collective, most of the others act on rank 0.
+
+    Who derives from it keeps nothing and asks for nothing, but for what it does anew.
+    """
 
     def consumed(self, step: int, first: int, numbers: Indices) -> None:
         """What this rank has trained on, right before `on_step`: samples [first, first + N) of the step.
 
         `numbers` [N] int64 are theirs in the order of the data (`Feed.samples`).
         """
-        ...
+        return
 
     def noticed(self, anomaly: Anomaly) -> None:
         """A step whose numbers went wrong, before its update; what it leads to follows."""
-        ...
+        return
 
     def on_step(self, line: dict[str, Any]) -> None:
         """A finished step's metrics."""
-        ...
+        return
 
     def save(self, progress: Progress) -> None:
         """Begin a checkpoint, which is written beside the steps that follow.
@@ -59,15 +62,15 @@ class Hooks(Protocol):
         Raises:
             Exception: what the one before has failed with.
         """
-        ...
+        return
 
     def save_wanted(self) -> bool:
         """Whether a checkpoint is due after this step for another reason than its number. Rank 0's word counts."""
-        ...
+        return False
 
     def let_change(self) -> float:
         """Called before the weights change: waits for the copy of a checkpoint, and returns for how many seconds."""
-        ...
+        return 0.0
 
     def finish(self) -> None:
         """Returns when the last checkpoint stands.
@@ -75,11 +78,11 @@ class Hooks(Protocol):
         Raises:
             Exception: what it has failed with.
         """
-        ...
+        return
 
     def stop_requested(self) -> bool:
         """Whether the run is to end after this step. Any rank's word counts."""
-        ...
+        return False
 
 
 @dataclass

@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from orchestrator.checkpoint.layout import Progress
 from orchestrator.checkpoint.origin import Origin
 from orchestrator.data.dataset import Dataset, open_dataset
-from orchestrator.data.load.order import Indices
 from orchestrator.errors import OutOfMemoryError, SlipwayError, TrainError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import load_job
@@ -34,8 +33,7 @@ from orchestrator.train.engine.host_copies import HostCopies
 from orchestrator.train.engine.make import uses_torch
 from orchestrator.train.engine.protocol import TrainEngine
 from orchestrator.train.group import TorchGroup, join_group, leave_group
-from orchestrator.train.guarding.guard import Anomaly
-from orchestrator.train.loop import Batching, Loop
+from orchestrator.train.loop import Batching, Hooks, Loop
 from orchestrator.train.parts import Beginning, assemble
 from orchestrator.train.probing.probe import ASKED, FOUND, JOB
 from orchestrator.train.probing.samples import assemble_random
@@ -50,8 +48,8 @@ _LIMIT_S = 180.0
 """Once a step is timed, no further one begins after so long: large models on slow machines end too."""
 
 
-class StepWatch:
-    """`Hooks` that keep the times of steps after a warm-up, and end the loop once there are enough.
+class StepWatch(Hooks):
+    """Keeps the times of steps after a warm-up, and ends the loop once there are enough.
 
     Args:
         steps: the fewest; short ones go on for `_TIMED_S`.
@@ -66,12 +64,6 @@ class StepWatch:
         self._warming, self._began_at = 0, clock()
         self._is_warm = False
 
-    def consumed(self, step: int, first: int, numbers: Indices) -> None:
-        """See `Hooks`: nothing is kept."""
-
-    def noticed(self, anomaly: Anomaly) -> None:
-        """See `Hooks`: numbers that are wrong take as long."""
-
     def on_step(self, line: dict[str, Any]) -> None:
         """See `Hooks`."""
         if self._is_warm:
@@ -83,20 +75,6 @@ class StepWatch:
         self._is_warm = self._warming >= _WARM_UP_STEPS and self._clock() - self._began_at >= _WARM_UP_S
         if self._is_warm and self.copy is not None:
             self.copy()
-
-    def save(self, progress: Progress) -> None:
-        """See `Hooks`: nothing is kept."""
-
-    def save_wanted(self) -> bool:
-        """See `Hooks`."""
-        return False
-
-    def let_change(self) -> float:
-        """See `Hooks`."""
-        return 0.0
-
-    def finish(self) -> None:
-        """See `Hooks`."""
 
     def stop_requested(self) -> bool:
         """See `Hooks`: asked in the middle of a step that is not among the times yet."""
