@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.presence import Process, descendants, process_of
+
 _GONE_WITHIN_S = 1.0
 
 
@@ -36,22 +38,22 @@ def end() -> None:
     from ray._private import worker
 
     node = worker._global_node
-    started: list[int] = []
+    started: list[Process] = []
     if node is not None:
         kill = node.kill_all_processes
 
         def kill_at_once(**_: object) -> None:
             for raylet in node.all_processes.get("raylet", ()):
-                started.extend(_children(raylet.process.pid))
+                if (found := process_of(raylet.process.pid)) is not None:
+                    started.extend(descendants(found))
             kill(check_alive=False, wait=True)
 
         node.kill_all_processes = kill_at_once
     ray.shutdown()
-    for pid in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for process in started:
+        process.send(signal.SIGKILL)
     gone_by = time.monotonic() + _GONE_WITHIN_S
-    while time.monotonic() < gone_by and any(Path(f"/proc/{pid}").exists() for pid in started):
+    while time.monotonic() < gone_by and any(process.is_alive for process in started):
         time.sleep(0.01)
 
 
@@ -74,11 +76,3 @@ def _has_open(process: Path, folder: Path) -> bool:
             if descriptor.readlink().is_relative_to(folder):
                 return True
     return False
-
-
-def _children(parent: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{parent}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(pid) for pid in task.read_text(encoding="ascii").split()]
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cluster.connect import _TMP_PREFIX, _sweep_dead
-from orchestrator.cluster.own import _children, deaf_to_sigterm, end_orphans
+from orchestrator.cluster.own import deaf_to_sigterm, end_orphans
 
 
 def test_what_is_started_in_the_block_does_not_hear_sigterm() -> None:
@@ -54,13 +53,6 @@ def test_a_thread_leaves_signals_alone() -> None:
 
 
 _TMP = f"/tmp/{_TMP_PREFIX}"
-
-
-def test_children_are_those_of_all_threads() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        assert child.pid in _children(os.getpid())
-        child.communicate(b"\n")
-    assert child.pid not in _children(os.getpid())
 
 
 def holding(name: str, path: Path) -> subprocess.Popen[bytes]:
