@@ -26,7 +26,7 @@ from orchestrator.objectives.protocol import Batch, Tensors
 from orchestrator.train.engine.pieces import PieceReader, write_state
 from orchestrator.train.engine.protocol import Admit, StepStats, TrainEngine
 from orchestrator.train.engine.torch_engine import TorchEngine
-from orchestrator.train.group import TorchGroup
+from orchestrator.train.group import TorchGroup, end_process_after
 
 CONFIG = ModelConfig(vocab_size=61, layers=2, width=32, heads=4, kv_heads=2, hidden=64, context=8)
 SAMPLES = 8
@@ -160,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_process_after(main)

@@ -28,7 +28,7 @@ from orchestrator.objectives.protocol import Batch, Tensors
 from orchestrator.train.engine.deepspeed_engine import DeepSpeedEngine
 from orchestrator.train.engine.protocol import StepStats, TrainEngine
 from orchestrator.train.engine.torch_engine import TorchEngine
-from orchestrator.train.group import TorchGroup
+from orchestrator.train.group import TorchGroup, end_process_after
 from orchestrator.train.guarding.admission import Admission
 from orchestrator.train.guarding.guard import Anomaly, Guard, Past
 
@@ -213,4 +213,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_process_after(main)

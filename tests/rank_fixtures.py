@@ -26,7 +26,7 @@ from orchestrator.job_train import Train
 from orchestrator.objectives.causal_lm import CausalLM, TokenFeed
 from orchestrator.objectives.protocol import Batch, Tensors
 from orchestrator.train.engine.torch_engine import TorchEngine
-from orchestrator.train.group import TorchGroup
+from orchestrator.train.group import TorchGroup, end_process_after
 from orchestrator.train.loop import Batching, Hooks, Loop
 
 SLOW_RANK = 1
@@ -104,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_process_after(main)

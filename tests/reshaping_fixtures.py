@@ -21,7 +21,7 @@ from engine_fixtures import RATE, decoder, keep, settings, step_of
 from orchestrator.job_train import Optimizer, Train, Zero
 from orchestrator.objectives.causal_lm import LOSS, CausalLM
 from orchestrator.train.engine.deepspeed_engine import DeepSpeedEngine
-from orchestrator.train.group import TorchGroup
+from orchestrator.train.group import TorchGroup, end_process_after
 
 BEFORE, AFTER = 3, 3
 LOSSES = "losses.json"
@@ -100,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_process_after(main)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from typing import Any
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -71,3 +75,26 @@ def leave_group() -> None:
         dist.destroy_process_group()
     if _made_local_rank:
         os.environ.pop("LOCAL_RANK", None)
+
+
+def end_process_after(main: Callable[[], None]) -> NoReturn:
+    """Call `main` and end the process with its exit code, but without the interpreter's own taking down.
+
+    Gloo's threads live on while anything refers to their group, as DeepSpeed's modules do. One that would let go of a
+    tensor while the interpreter ends is made to exit at the lock it waits for, in code that must not be unwound: the
+    process would abort after all its work is done ("terminate called without an active exception").
+    """
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # noqa: BLE001 - as the interpreter does with what nobody has caught
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        sys.stderr.write(f"{code}\n")
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

@@ -40,7 +40,7 @@ from orchestrator.runfolder import (
 from orchestrator.track.progress import say
 from orchestrator.train.continuations import make_continuations
 from orchestrator.train.evaluate import Evaluation
-from orchestrator.train.group import TorchGroup, join_group, leave_group
+from orchestrator.train.group import TorchGroup, end_process_after, join_group, leave_group
 from orchestrator.train.guarding.guard import read_past
 from orchestrator.train.guarding.watchdog import WatchedEvaluation, WatchedHooks, watching
 from orchestrator.train.hooks import Began, open_hooks
@@ -220,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_process_after(main)

@@ -32,7 +32,7 @@ from orchestrator.track import metrics
 from orchestrator.train.engine.host_copies import HostCopies
 from orchestrator.train.engine.make import uses_torch
 from orchestrator.train.engine.protocol import TrainEngine
-from orchestrator.train.group import TorchGroup, join_group, leave_group
+from orchestrator.train.group import TorchGroup, end_process_after, join_group, leave_group
 from orchestrator.train.loop import Batching, Hooks, Loop
 from orchestrator.train.parts import Beginning, assemble
 from orchestrator.train.probing.probe import ASKED, FOUND, JOB
@@ -186,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_process_after(main)
