@@ -32,7 +32,7 @@ from orchestrator.plan import Stage
 
 if TYPE_CHECKING:
     from orchestrator.run import Outcome
-    from orchestrator.serve.deploy import Service
+    from orchestrator.serve.deployment.deploy import Service
 
 app = typer.Typer(
     name="slipway",
@@ -235,7 +235,7 @@ def serve(
 
     Example:  slipway serve quickstart-0123456789ab --port 8123 --detach
     """
-    from orchestrator.serve import detached
+    from orchestrator.serve.host import detached
 
     if status or stop:
         rows = detached.status() if status else detached.stop(port)
@@ -243,7 +243,7 @@ def serve(
         return
     if run_name is None:
         raise JobError("serve needs a RUN", fix="`slipway runs` lists them; --status and --stop need none")
-    from orchestrator.serve.target import find_export
+    from orchestrator.serve.host.target import find_export
 
     export_folder, settings, name = find_export(store_at(store), run_name)
     port = port or settings.port
@@ -251,7 +251,7 @@ def serve(
         answer = detached.start_detached(export_folder, settings=settings, model_name=name, port=port)
         print_document({"url": answer["url"], "model": answer["model"]}, as_json, "say_url")
         return
-    from orchestrator.serve.foreground import serve_foreground
+    from orchestrator.serve.host.foreground import serve_foreground
 
     serve_foreground(
         export_folder,

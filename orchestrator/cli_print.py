@@ -16,7 +16,7 @@ from orchestrator.track.progress import console as notes
 
 if TYPE_CHECKING:
     from orchestrator.run import Outcome
-    from orchestrator.serve.deploy import Service
+    from orchestrator.serve.deployment.deploy import Service
 
 _out = Console(highlight=False)
 

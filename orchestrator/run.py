@@ -24,7 +24,7 @@ from orchestrator.track.progress import say
 
 if TYPE_CHECKING:
     from orchestrator.data.dataset import Dataset
-    from orchestrator.serve.deploy import Service
+    from orchestrator.serve.deployment.deploy import Service
     from orchestrator.train.driver.launch import Trained
 
 
@@ -92,7 +92,7 @@ def refuse_early(job: JobSpec, store: Store, session: Session, until: Stage) -> 
             fix="add --until export",
         )
     if until == "serve" and session.address is None:
-        from orchestrator.serve.processes import check_port
+        from orchestrator.serve.host.processes import check_port
 
         check_port(job.serve.port)
 
@@ -191,7 +191,7 @@ def serve_stage(
     while_serving: Callable[[Service, Outcome], None],
 ) -> None:
     """An export to a service that has proven it and answered the job's prompts."""
-    from orchestrator.serve.deploy import ask, deploy
+    from orchestrator.serve.deployment.deploy import ask, deploy
 
     session.connect()
     service = deploy(export, settings=job.serve, model_name=job.name, port=job.serve.port)

@@ -29,8 +29,8 @@ from orchestrator.objectives.custom import ColumnExamples, ColumnRows
 from orchestrator.objectives.rows import RowTable
 from orchestrator.run import prepare_only, run
 from orchestrator.runfolder import dataset_of
-from orchestrator.serve.deploy import deploy
-from orchestrator.serve.processes import HOST, port_is_free
+from orchestrator.serve.deployment.deploy import deploy
+from orchestrator.serve.host.processes import HOST, port_is_free
 from orchestrator.store import Store
 from orchestrator.track.metric_log import read_metrics
 from orchestrator.train.group import TorchGroup, join_group, leave_group

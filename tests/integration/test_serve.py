@@ -25,9 +25,9 @@ from model.config import ModelConfig
 from orchestrator.cluster.connect import Session
 from orchestrator.errors import CapacityError, ServeError, StoreError
 from orchestrator.job import Replicas, Serve
-from orchestrator.serve import detached, records
-from orchestrator.serve.deploy import Service, ask, deploy
-from orchestrator.serve.processes import HOST, marked, port_is_free
+from orchestrator.serve.host import detached, records
+from orchestrator.serve.deployment.deploy import Service, ask, deploy
+from orchestrator.serve.host.processes import HOST, marked, port_is_free
 
 CONTEXT = 4096
 SETTINGS = Serve(max_tokens=4000, max_ongoing_requests=8)
@@ -276,7 +276,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from pathlib import Path
 from orchestrator.job import Serve
-from orchestrator.serve.detached import start_detached
+from orchestrator.serve.host.detached import start_detached
 start_detached(Path(sys.argv[1]), settings=Serve(), model_name="tiny", port=int(sys.argv[2]))
 """
 

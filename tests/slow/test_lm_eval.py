@@ -23,8 +23,8 @@ from export_fixtures import tiny_export
 
 from orchestrator.export.prove import ProvenModel, load_proven
 from orchestrator.job import Serve
-from orchestrator.serve import detached
-from orchestrator.serve.processes import HOST
+from orchestrator.serve.host import detached
+from orchestrator.serve.host.processes import HOST
 
 LM_EVAL = os.environ.get("SLIPWAY_LM_EVAL") or shutil.which("lm_eval")
 pytestmark = [

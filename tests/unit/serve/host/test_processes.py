@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.cluster import connect
 from orchestrator.errors import ServeError
-from orchestrator.serve.processes import (
+from orchestrator.serve.host.processes import (
     HOST,
     MARK,
     check_port,
@@ -79,7 +79,7 @@ def test_a_process_that_is_marked_itself_kills_the_others_first() -> None:
     """Children that it starts have higher numbers, so that it would come before them."""
     code = """
 import subprocess, sys
-from orchestrator.serve.processes import kill_marked
+from orchestrator.serve.host.processes import kill_marked
 for _ in range(3):
     subprocess.Popen(["sleep", "60"])
 kill_marked(sys.argv[1])

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from model.generate import TokenLogprob
 from orchestrator.data.tokens.tokenizer import train_bpe
-from orchestrator.serve.text import Detokenizer, LogprobHolder, StopHolder
+from orchestrator.serve.engine.text import Detokenizer, LogprobHolder, StopHolder
 
 BYTES = Tokenizer.from_str(train_bpe(TEXTS, 257))
 """A tokenizer with hardly a merge: every byte of a character is a token of its own."""

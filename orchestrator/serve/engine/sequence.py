@@ -17,7 +17,7 @@ from torch import Tensor
 from model.cache import KVCache
 from model.generate import TokenLogprob, prompt_logprobs, sample, token_logprobs
 from orchestrator.export.prove import ProvenModel
-from orchestrator.serve.text import Detokenizer, LogprobHolder, StopHolder
+from orchestrator.serve.engine.text import Detokenizer, LogprobHolder, StopHolder
 
 FinishReason = Literal["stop", "length"]
 

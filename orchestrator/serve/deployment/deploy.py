@@ -20,7 +20,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from orchestrator.errors import CapacityError, ServeError
 from orchestrator.export.manifest import is_custom
 from orchestrator.job import Serve
-from orchestrator.serve.processes import HOST, check_port, port_is_free
+from orchestrator.serve.host.processes import HOST, check_port, port_is_free
 
 APP_NAME = "slipway"
 _READY_LIMIT_S = 600.0
@@ -130,7 +130,7 @@ def _check_port_of(running: Any, port: int) -> None:
 
 def _deploy_proven(export: Path, settings: Serve, service: Service) -> None:
     # Not at the top: it imports torch, which the proof does in its thread while Serve starts.
-    from orchestrator.serve.app import build_application
+    from orchestrator.serve.deployment.replica import build_application
 
     application = build_application(export, settings=settings, model_name=service.model)
     target = serve.RunTarget(target=application, name=APP_NAME, route_prefix="/")

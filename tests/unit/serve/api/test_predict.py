@@ -12,8 +12,8 @@ from custom_fixtures import export
 from torch import Tensor, nn
 
 from orchestrator.export.custom import ProvenNetwork, prove_custom
-from orchestrator.serve.engine import EngineError
-from orchestrator.serve.predict import ServedNetwork, build_predict_app, parse_rows
+from orchestrator.serve.api.predict import ServedNetwork, build_predict_app, parse_rows
+from orchestrator.serve.engine.interleaved import EngineError
 
 pytestmark = pytest.mark.anyio
 

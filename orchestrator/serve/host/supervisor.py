@@ -1,4 +1,4 @@
-"""The process that owns a detached service: `python -m orchestrator.serve.supervisor PORT`.
+"""The process that owns a detached service: `python -m orchestrator.serve.host.supervisor PORT`.
 
 `detached` starts it. On stdin: one JSON line that says what to serve, then `keep` once the starting command
 has seen it ready. On stdout: one JSON line, {"ready": ...} or {"error": ...}. Stderr is the log.
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.errors import Interrupted, SlipwayError
 from orchestrator.job import Serve
-from orchestrator.serve import records
-from orchestrator.serve.detached import KEEP
-from orchestrator.serve.foreground import serve_foreground
-from orchestrator.serve.processes import kill_marked, marked, remove_ray_folders
-from orchestrator.serve.records import Record
+from orchestrator.serve.host import records
+from orchestrator.serve.host.detached import KEEP
+from orchestrator.serve.host.foreground import serve_foreground
+from orchestrator.serve.host.processes import kill_marked, marked, remove_ray_folders
+from orchestrator.serve.host.records import Record
 
 if TYPE_CHECKING:
-    from orchestrator.serve.deploy import Service
+    from orchestrator.serve.deployment.deploy import Service
 
 
 _END_LIMIT_S = 20.0

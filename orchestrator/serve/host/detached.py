@@ -27,9 +27,9 @@ from orchestrator.errors import (
     TrainError,
 )
 from orchestrator.job import Serve
-from orchestrator.serve import records
-from orchestrator.serve.processes import HOST, MARK, check_port, kill_marked, marked, remove_ray_folders
-from orchestrator.serve.records import Record
+from orchestrator.serve.host import records
+from orchestrator.serve.host.processes import HOST, MARK, check_port, kill_marked, marked, remove_ray_folders
+from orchestrator.serve.host.records import Record
 
 KEEP = "keep\n"
 """What a starting command says once it has seen the service ready. If it ends before, the supervisor does."""
@@ -121,7 +121,7 @@ def _refuse_second(port: int) -> None:
 def _spawn(port: int, mark: str) -> subprocess.Popen[str]:
     with records.log_path(port).open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.serve.supervisor", str(port)],
+            [sys.executable, "-m", "orchestrator.serve.host.supervisor", str(port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

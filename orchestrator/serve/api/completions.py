@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from orchestrator.serve.errors import ApiError
+from orchestrator.serve.api.errors import ApiError
 
 DEFAULT_MAX_TOKENS = 16
 MAX_CHOICES = 128

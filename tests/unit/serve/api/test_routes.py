@@ -12,10 +12,10 @@ import pytest
 
 from model.generate import TokenLogprob
 from orchestrator.export.prove import ProvenModel
-from orchestrator.serve.completion import Served
-from orchestrator.serve.engine import Engine, EngineError, InferenceEngine
-from orchestrator.serve.routes import MAX_BODY_BYTES, build_app
-from orchestrator.serve.sequence import Piece, Sampling
+from orchestrator.serve.api.answer import Served
+from orchestrator.serve.api.routes import MAX_BODY_BYTES, build_app
+from orchestrator.serve.engine.interleaved import Engine, EngineError, InferenceEngine
+from orchestrator.serve.engine.sequence import Piece, Sampling
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from model.generate import TokenLogprob
 from orchestrator.data.tokens.tokenizer import train_bpe
-from orchestrator.serve.logprobs import LogprobShaper, TokenTexts
-from orchestrator.serve.sequence import Piece
+from orchestrator.serve.api.logprobs import LogprobShaper, TokenTexts
+from orchestrator.serve.engine.sequence import Piece
 
 BYTES = Tokenizer.from_str(train_bpe(TEXTS, 257))
 """A tokenizer with hardly a merge: every byte of a character is a token of its own."""

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from model.generate import TokenLogprob
 from orchestrator.export.prove import ProvenModel
-from orchestrator.serve.sequence import Piece, Sampling, Sequence, Writer
-from orchestrator.serve.text import Detokenizer
+from orchestrator.serve.engine.sequence import Piece, Sampling, Sequence, Writer
+from orchestrator.serve.engine.text import Detokenizer
 
 PROMPT = [10, 20, 30]
 

@@ -18,11 +18,11 @@ from orchestrator.export.custom import prove_custom
 from orchestrator.export.manifest import is_custom
 from orchestrator.export.prove import ProvenModel, load_proven
 from orchestrator.job import Serve
-from orchestrator.serve.completion import Served
-from orchestrator.serve.engine import Engine
-from orchestrator.serve.predict import ServedNetwork, build_predict_app
-from orchestrator.serve.routes import HEALTH_TIMEOUT_S, build_app
-from orchestrator.serve.sequence import Sampling, Sequence
+from orchestrator.serve.api.answer import Served
+from orchestrator.serve.api.predict import ServedNetwork, build_predict_app
+from orchestrator.serve.api.routes import HEALTH_TIMEOUT_S, build_app
+from orchestrator.serve.engine.interleaved import Engine
+from orchestrator.serve.engine.sequence import Sampling, Sequence
 from orchestrator.store import MARKER
 
 _WARM_TOKENS = 4

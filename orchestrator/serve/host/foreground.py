@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from orchestrator.cluster.connect import connected
 from orchestrator.errors import Interrupted, ServeError
 from orchestrator.job import Serve
-from orchestrator.serve.processes import check_port
+from orchestrator.serve.host.processes import check_port
 
 if TYPE_CHECKING:
-    from orchestrator.serve.deploy import Service
+    from orchestrator.serve.deployment.deploy import Service
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WATCH_EVERY_S = 5.0
@@ -38,7 +38,7 @@ def serve_foreground(
     with ThreadPoolExecutor(1) as pool, _one_signal():
         proof = pool.submit(_prove, export, settings)  # beside Ray's start, which mostly waits
         with connected():
-            from orchestrator.serve.deploy import deploy
+            from orchestrator.serve.deployment.deploy import deploy
 
             service = deploy(export, settings=settings, model_name=model_name, port=port, proof=proof)
             try:

@@ -22,9 +22,9 @@ from orchestrator.errors import (
     TrainError,
 )
 from orchestrator.job import Serve
-from orchestrator.serve import detached, records
-from orchestrator.serve.processes import HOST, MARK, marked
-from orchestrator.serve.records import Record
+from orchestrator.serve.host import detached, records
+from orchestrator.serve.host.processes import HOST, MARK, marked
+from orchestrator.serve.host.records import Record
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def record(pid: int, mark: str, port: int = 8123) -> Record:
 
 SUPERVISOR = """
 import signal, subprocess, sys
-from orchestrator.serve import records
+from orchestrator.serve.host import records
 with records.hold(8123):
     child = subprocess.Popen(["sleep", "60"])
     signal.signal(signal.SIGTERM, lambda *_: (child.kill(), child.wait(), sys.exit()))
@@ -145,6 +145,6 @@ def test_a_supervisor_that_ends_without_a_word_leaves_its_log() -> None:
 
 
 def test_it_needs_neither_torch_nor_ray() -> None:
-    code = "import sys, orchestrator.serve.detached; print(sorted({'torch', 'ray', 'fastapi'} & set(sys.modules)))"
+    code = "import sys, orchestrator.serve.host.detached; print(sorted({'torch', 'ray', 'fastapi'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

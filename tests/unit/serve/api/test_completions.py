@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.serve.api import Choice, CompletionRequest, Logprobs, Usage, parse_completion_request
-from orchestrator.serve.errors import ApiError, context_exceeded, model_not_found
+from orchestrator.serve.api.completions import Choice, CompletionRequest, Logprobs, Usage, parse_completion_request
+from orchestrator.serve.api.errors import ApiError, context_exceeded, model_not_found
 
 
 def parse(**fields: Any) -> CompletionRequest:

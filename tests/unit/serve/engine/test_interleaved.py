@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.export.prove import ProvenModel
-from orchestrator.serve.engine import Engine, EngineError
-from orchestrator.serve.sequence import Piece, Sampling, Sequence
+from orchestrator.serve.engine.interleaved import Engine, EngineError
+from orchestrator.serve.engine.sequence import Piece, Sampling, Sequence
 
 pytestmark = pytest.mark.anyio
 

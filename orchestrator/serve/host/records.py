@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.errors import ServeError
-from orchestrator.serve.processes import marked
+from orchestrator.serve.host.processes import marked
 from orchestrator.store import write_json
 
 _LOCK_WAIT_S = 1.0

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer
 
 from model.generate import TokenLogprob
-from orchestrator.serve.api import Logprobs
-from orchestrator.serve.sequence import Piece
-from orchestrator.serve.text import Detokenizer
+from orchestrator.serve.api.completions import Logprobs
+from orchestrator.serve.engine.sequence import Piece
+from orchestrator.serve.engine.text import Detokenizer
 
 _BROKEN = "\ufffd"
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ServeError
-from orchestrator.serve import records
-from orchestrator.serve.processes import MARK
-from orchestrator.serve.records import Record
+from orchestrator.serve.host import records
+from orchestrator.serve.host.processes import MARK
+from orchestrator.serve.host.records import Record
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def record(port: int = 8123, mark: str = "none-has-this") -> Record:
 
 HOLDER = """
 import sys
-from orchestrator.serve import records
+from orchestrator.serve.host import records
 with records.hold(int(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,11 +11,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from orchestrator.serve import completion
-from orchestrator.serve.api import ModelCard, parse_completion_request
-from orchestrator.serve.completion import Prepared, Served
-from orchestrator.serve.engine import EngineError
-from orchestrator.serve.errors import ApiError, model_not_found
+from orchestrator.serve.api import answer as completion
+from orchestrator.serve.api.answer import Prepared, Served
+from orchestrator.serve.api.completions import ModelCard, parse_completion_request
+from orchestrator.serve.api.errors import ApiError, model_not_found
+from orchestrator.serve.engine.interleaved import EngineError
 
 MAX_BODY_BYTES = 4 << 20
 """Room for 128 prompts of several thousand tokens; Ray Serve alone would take 256 MB."""

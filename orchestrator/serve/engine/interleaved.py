@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from orchestrator.export.prove import ProvenModel
-from orchestrator.serve.sequence import Piece, Sampling, Sequence
+from orchestrator.serve.engine.sequence import Piece, Sampling, Sequence
 
 _log = logging.getLogger(__name__)
 

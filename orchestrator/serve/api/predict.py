@@ -20,10 +20,10 @@ from fastapi.responses import JSONResponse, Response
 from torch import Tensor
 
 from orchestrator.export.custom import ProvenNetwork
-from orchestrator.serve.api import ModelCard
-from orchestrator.serve.engine import EngineError
-from orchestrator.serve.errors import ApiError, model_not_found
-from orchestrator.serve.routes import HEALTH_TIMEOUT_S, answer_errors, read_body
+from orchestrator.serve.api.completions import ModelCard
+from orchestrator.serve.api.errors import ApiError, model_not_found
+from orchestrator.serve.api.routes import HEALTH_TIMEOUT_S, answer_errors, read_body
+from orchestrator.serve.engine.interleaved import EngineError
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _KEYS = ("model", "columns")

@@ -1,0 +1,1 @@
+"""The HTTP API: requests and answers as data, and the routes. Knows nothing of Ray."""

@@ -1,0 +1,1 @@
+"""On Ray Serve: the replicas, and deploying them."""
