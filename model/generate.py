@@ -6,29 +6,18 @@ Shapes: T tokens, D width, V vocabulary, A allowed entries of it, N likeliest of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model.cache import KVCache
 from model.gpt import GPT
+from model.logprob import TokenLogprob
 
 _LEAST_TEMPERATURE = torch.finfo(torch.float32).tiny
 """What is smaller is 0 to fp32, and 0 divided by it no number."""
 _SCORED_ROWS = 256
 """Positions whose logits are held at once, in fp32, while a prompt is scored."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """How likely the network held one token to be, in nats."""
-
-    token: int
-    logprob: float | None
-    """null: nothing stands before it, so that the network said nothing of it."""
-    top: tuple[tuple[int, float], ...] = ()
-    """The likeliest tokens in its place and their log-probabilities, falling; the token itself is among them or not."""
 
 
 def sample(

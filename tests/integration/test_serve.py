@@ -25,8 +25,8 @@ from model.config import ModelConfig
 from orchestrator.cluster.connect import Session
 from orchestrator.errors import CapacityError, ServeError, StoreError
 from orchestrator.job import Replicas, Serve
-from orchestrator.serve.host import detached, records
 from orchestrator.serve.deployment.deploy import Service, ask, deploy
+from orchestrator.serve.host import detached, records
 from orchestrator.serve.host.processes import HOST, marked, port_is_free
 
 CONTEXT = 4096

@@ -15,8 +15,7 @@ from tokenizers import Tokenizer
 from orchestrator.serve.api.completions import DEFAULT_MAX_TOKENS, Choice, Completion, CompletionRequest, Usage
 from orchestrator.serve.api.errors import ApiError, context_exceeded, model_not_found
 from orchestrator.serve.api.logprobs import LogprobShaper, TokenTexts
-from orchestrator.serve.engine.interleaved import InferenceEngine
-from orchestrator.serve.engine.sequence import Sampling
+from orchestrator.serve.engine.protocol import InferenceEngine, Sampling
 
 _SEED_STEP = 0x9E3779B97F4A7C15
 """Odd and large: the choices of one request draw apart, and apart from those of the next seed."""

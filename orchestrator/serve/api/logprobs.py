@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer
 
-from model.generate import TokenLogprob
+from model.logprob import TokenLogprob
 from orchestrator.serve.api.completions import Logprobs
-from orchestrator.serve.engine.sequence import Piece
+from orchestrator.serve.engine.protocol import Piece
 from orchestrator.serve.engine.text import Detokenizer
 
 _BROKEN = "\ufffd"

@@ -23,7 +23,7 @@ from orchestrator.export.custom import ProvenNetwork
 from orchestrator.serve.api.completions import ModelCard
 from orchestrator.serve.api.errors import ApiError, model_not_found
 from orchestrator.serve.api.routes import HEALTH_TIMEOUT_S, answer_errors, read_body
-from orchestrator.serve.engine.interleaved import EngineError
+from orchestrator.serve.engine.protocol import EngineError
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _KEYS = ("model", "columns")

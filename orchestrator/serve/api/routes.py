@@ -15,7 +15,7 @@ from orchestrator.serve.api import answer as completion
 from orchestrator.serve.api.answer import Prepared, Served
 from orchestrator.serve.api.completions import ModelCard, parse_completion_request
 from orchestrator.serve.api.errors import ApiError, model_not_found
-from orchestrator.serve.engine.interleaved import EngineError
+from orchestrator.serve.engine.protocol import EngineError
 
 MAX_BODY_BYTES = 4 << 20
 """Room for 128 prompts of several thousand tokens; Ray Serve alone would take 256 MB."""

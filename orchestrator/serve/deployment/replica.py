@@ -22,7 +22,8 @@ from orchestrator.serve.api.answer import Served
 from orchestrator.serve.api.predict import ServedNetwork, build_predict_app
 from orchestrator.serve.api.routes import HEALTH_TIMEOUT_S, build_app
 from orchestrator.serve.engine.interleaved import Engine
-from orchestrator.serve.engine.sequence import Sampling, Sequence
+from orchestrator.serve.engine.protocol import Sampling
+from orchestrator.serve.engine.sequence import Sequence
 from orchestrator.store import MARKER
 
 _WARM_TOKENS = 4

@@ -9,34 +9,14 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Ids
-from typing import Protocol
 
 import torch
 
 from orchestrator.export.prove import ProvenModel
-from orchestrator.serve.engine.sequence import Piece, Sampling, Sequence
+from orchestrator.serve.engine.protocol import EngineError, Piece, Sampling
+from orchestrator.serve.engine.sequence import Sequence
 
 _log = logging.getLogger(__name__)
-
-
-class EngineError(Exception):
-    """A completion that the engine could not make; the client gets a 500."""
-
-
-class InferenceEngine(Protocol):
-    """What the routes need of an engine."""
-
-    def generate(self, prompt_T: Ids[int], sampling: Sampling) -> AsyncGenerator[Piece, None]:
-        """The completion, piece by piece; closing the iterator ends the work on it."""
-        ...
-
-    async def check(self, *, timeout_s: float) -> None:
-        """Make one token.
-
-        Raises:
-            EngineError: there was none in this time.
-        """
-        ...
 
 
 class _Ticket:

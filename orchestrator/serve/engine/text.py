@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from model.generate import TokenLogprob
+from model.logprob import TokenLogprob
 
 
 class Detokenizer:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from model.config import ModelConfig
-from model.generate import TokenLogprob, generate, prompt_logprobs, sample, token_logprobs
+from model.generate import generate, prompt_logprobs, sample, token_logprobs
 from model.gpt import GPT
 from model.huggingface import to_hf_config, to_hf_state
+from model.logprob import TokenLogprob
 
 CONFIG = ModelConfig(vocab_size=67, layers=2, width=48, heads=6, kv_heads=2, hidden=80, context=24)
 LOGITS_V = torch.tensor([0.0, 2.0, 1.0, -1.0, 3.0])

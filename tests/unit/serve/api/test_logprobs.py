@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from model.generate import TokenLogprob
+from model.logprob import TokenLogprob
 from orchestrator.data.tokens.tokenizer import train_bpe
 from orchestrator.serve.api.logprobs import LogprobShaper, TokenTexts
-from orchestrator.serve.engine.sequence import Piece
+from orchestrator.serve.engine.protocol import Piece
 
 BYTES = Tokenizer.from_str(train_bpe(TEXTS, 257))
 """A tokenizer with hardly a merge: every byte of a character is a token of its own."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from orchestrator.export.custom import ProvenNetwork, prove_custom
 from orchestrator.serve.api.predict import ServedNetwork, build_predict_app, parse_rows
-from orchestrator.serve.engine.interleaved import EngineError
+from orchestrator.serve.engine.protocol import EngineError
 
 pytestmark = pytest.mark.anyio
 

@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from model.generate import TokenLogprob
+from model.logprob import TokenLogprob
 from orchestrator.export.prove import ProvenModel
 from orchestrator.serve.api.answer import Served
 from orchestrator.serve.api.routes import MAX_BODY_BYTES, build_app
-from orchestrator.serve.engine.interleaved import Engine, EngineError, InferenceEngine
-from orchestrator.serve.engine.sequence import Piece, Sampling
+from orchestrator.serve.engine.interleaved import Engine
+from orchestrator.serve.engine.protocol import EngineError, InferenceEngine, Piece, Sampling
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.export.prove import ProvenModel
-from orchestrator.serve.engine.interleaved import Engine, EngineError
-from orchestrator.serve.engine.sequence import Piece, Sampling, Sequence
+from orchestrator.serve.engine.interleaved import Engine
+from orchestrator.serve.engine.protocol import EngineError, Piece, Sampling
+from orchestrator.serve.engine.sequence import Sequence
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from model.generate import TokenLogprob
+from model.logprob import TokenLogprob
 from orchestrator.export.prove import ProvenModel
-from orchestrator.serve.engine.sequence import Piece, Sampling, Sequence, Writer
+from orchestrator.serve.engine.protocol import Piece, Sampling
+from orchestrator.serve.engine.sequence import Sequence, Writer
 from orchestrator.serve.engine.text import Detokenizer
 
 PROMPT = [10, 20, 30]

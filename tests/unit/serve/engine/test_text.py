@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from model.generate import TokenLogprob
+from model.logprob import TokenLogprob
 from orchestrator.data.tokens.tokenizer import train_bpe
 from orchestrator.serve.engine.text import Detokenizer, LogprobHolder, StopHolder
 
