@@ -60,7 +60,7 @@ def supervisor() -> Iterator[subprocess.Popen[str]]:
     assert process.stdout.readline() == "ready\n"
     records.write(record(process.pid, "fake"))
     yield process
-    process.kill()
+    kill_marked("fake")
     process.wait()
 
 
