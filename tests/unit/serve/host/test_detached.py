@@ -23,7 +23,7 @@ from orchestrator.errors import (
 )
 from orchestrator.job import Serve
 from orchestrator.serve.host import detached, records
-from orchestrator.serve.host.processes import HOST, MARK, marked
+from orchestrator.serve.host.processes import HOST, MARK, kill_marked, marked
 from orchestrator.serve.host.records import Record
 
 
