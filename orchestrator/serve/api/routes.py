@@ -87,7 +87,7 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
-        return JSONResponse(error.body(), error.status)
+        return JSONResponse(error.body(), error.status, error.headers)
 
     @app.exception_handler(EngineError)
     async def engine_failed(request: Request, error: EngineError) -> Response:
