@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from orchestrator.train.engine.state import (
     take_up,
     whole_model,
 )
+from orchestrator.train.engine.twin import Twin
 from orchestrator.train.engine.zero_gate import Gate
 from orchestrator.train.engine.zero_layout import layout_of, scaler_numbers, set_scaler
 from orchestrator.train.group import TorchGroup
@@ -86,6 +87,9 @@ class DeepSpeedEngine:
         self._autocast = train.precision == "bf16" and stage == 0
         self._gate = Gate(self._engine.optimizer, stage=stage)
         self._buffers = [buffer for _, buffer in kept_buffers(self._model)]
+        self._twin: Twin | None = None
+        if stage < 3 and not self._buffers and not train.compile:
+            self._twin = Twin(self._model, objective, device=self._device, context=self._precision)
 
     def step(
         self,
@@ -146,6 +150,10 @@ class DeepSpeedEngine:
             _, found = self._forward(tensors, losses=False, outputs=True)
         return to_host(found)
 
+    def beside(self) -> Callable[[Tensors], Tensors] | None:
+        """See `TrainEngine`."""
+        return self._twin.outputs if self._twin is not None else None
+
     def state(self) -> RankState | None:
         """See `TrainEngine`."""
         if self._stage == 0 and self._group.rank:  # all ranks hold the same
@@ -172,11 +180,14 @@ class DeepSpeedEngine:
         return layout_of(self._engine.optimizer, self._model, stage=self._stage)
 
     def _forward(self, tensors: Tensors, *, losses: bool = True, outputs: bool = False) -> tuple[Tensors, Tensors]:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+        with self._precision():
             found: tuple[Tensors, Tensors] = self._engine(
                 to_device(tensors, self._device), losses=losses, outputs=outputs
             )
         return found
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)
 
 
 def _require_nvme(train: Train) -> None:

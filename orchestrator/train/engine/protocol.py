@@ -78,6 +78,14 @@ class TrainEngine(Protocol):
         """Predictions in fp32 on the CPU, computed in the trainer's precision."""
         ...
 
+    def beside(self) -> Callable[[Tensors], Tensors] | None:
+        """What computes `outputs` in another thread, while this one computes gradients and before it updates weights.
+
+        None where only the training's own thread can: the weights lie in pieces (stage 3) or are averaged, a pass
+        changes buffers, or the training's passes are compiled and round in a way of their own.
+        """
+        ...
+
     def state(self) -> RankState | None:
         """This rank's weights, optimizer and counters; None where it has nothing that rank 0 has not.
 

@@ -9,6 +9,7 @@ N numbers in all weights.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from orchestrator.train.engine.state import (
     whole_model,
 )
 from orchestrator.train.engine.statistics import Statistics, share_of
+from orchestrator.train.engine.twin import Twin
 from orchestrator.train.group import TorchGroup
 from orchestrator.train.optimizers import flat_optimizer
 from orchestrator.train.ranks import Stopwatch
@@ -78,6 +80,9 @@ class TorchEngine:
         self._stopwatch = Stopwatch(self._device)
         self._buffers = [buffer for _, buffer in kept_buffers(self._model)]
         self._half_updated = False
+        self._twin: Twin | None = None
+        if not (train.ema or self._buffers or train.compile):
+            self._twin = Twin(self._model, objective, device=self._device, context=contextlib.nullcontext)
 
     def step(
         self,
@@ -134,6 +139,10 @@ class TorchEngine:
         with torch.no_grad():
             _, found = self._learner(to_device(tensors, self._device), losses=False, outputs=True)
         return to_host(found)
+
+    def beside(self) -> Callable[[Tensors], Tensors] | None:
+        """See `TrainEngine`."""
+        return self._twin.outputs if self._twin is not None else None
 
     def state(self) -> RankState | None:
         """See `TrainEngine`. All ranks hold the same: it is rank 0's."""

@@ -68,8 +68,9 @@ class Saved:
 class Saver:
     """Writes checkpoints of one rank beside its training, and restores them.
 
-    A save returns at once. What is to be kept is copied while the next step computes its gradients, and `let_change`
-    waits for the copy before that step's update; writing, hashing and publishing take as long as they take.
+    A save returns at once. What is to be kept is copied, and the probe computed, while the next step computes its
+    gradients; `let_change` waits for both before that step's update. Writing, hashing and publishing take as long as
+    they take.
     """
 
     def __init__(
@@ -124,15 +125,19 @@ class Saver:
                 versions=versions(),
                 **facts,
             )
-            logits = self._engine.outputs(self._probe)["logits"].contiguous()
+            beside = self._engine.beside() if self._job.model.kind != "custom" else None
+            logits = self._engine.outputs(self._probe)["logits"] if beside is None else None
             state, random_state = self._engine.state(), _random_state()
             self._copies.begin()
 
         def write() -> None:
+            nonlocal logits
             copied: RankState | None = None
             problem: Exception | None = None
             try:
                 copied = self._copies.copy(state) if state is not None else None
+                if beside is not None and self._group.rank == 0:
+                    logits = beside(self._probe)["logits"]
             except Exception as error:  # noqa: BLE001 - raised below, where the other ranks' threads hear of it
                 problem = error
             finally:
@@ -144,8 +149,8 @@ class Saver:
                 before()
                 if copied is not None:
                     write_state(folder / layout.STATE_FOLDER, copied)
-                if self._group.rank == 0:
-                    self._rank_0_files(folder, progress, logits)
+                if logits is not None and self._group.rank == 0:
+                    self._rank_0_files(folder, progress, logits.contiguous())
                 save_file(random_state, folder / layout.rng_file(self._group.rank))
 
             content = Content(manifest, fill, self._write_weights, best_step=progress.best_step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from orchestrator.train.continuations import (
     until,
 )
 from orchestrator.train.engine.torch_engine import TorchEngine
-from orchestrator.train.group import join_group, leave_group
+from orchestrator.train.group import TorchGroup
 
 CONFIG = ModelConfig(vocab_size=300, layers=2, width=32, heads=4, kv_heads=2, hidden=64, context=16)
 
@@ -48,9 +47,8 @@ def model() -> GPT:
 
 
 @pytest.fixture
-def engine(model: GPT) -> Iterator[TorchEngine]:
-    yield TorchEngine(model, CausalLM(), settings(), group=join_group())
-    leave_group()
+def engine(model: GPT, alone: TorchGroup) -> TorchEngine:
+    return TorchEngine(model, CausalLM(), settings(), group=alone)
 
 
 @pytest.fixture

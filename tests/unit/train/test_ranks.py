@@ -17,7 +17,7 @@ from rank_fixtures import LOGGED, SLEEP_S, SLOW_RANK, STEPS, feed_of, lines_of
 
 from orchestrator.objectives.causal_lm import CausalLM
 from orchestrator.track import metrics
-from orchestrator.train.group import join_group, leave_group
+from orchestrator.train.group import TorchGroup
 from orchestrator.train.ranks import RankTimes, Stopwatch, slowest, times_line
 
 SECONDS = st.floats(1e-6, 1e4)
@@ -138,10 +138,7 @@ def test_all_ranks_know_the_same_times(together: list[dict[str, list[dict[str, A
     assert first == second
 
 
-def test_a_rank_alone_is_not_compared(tmp_path: Path) -> None:
-    try:
-        lines = lines_of(join_group(), CausalLM(), feed_of(tmp_path))
-    finally:
-        leave_group()
+def test_a_rank_alone_is_not_compared(alone: TorchGroup, tmp_path: Path) -> None:
+    lines = lines_of(alone, CausalLM(), feed_of(tmp_path))
     assert len(lines) == STEPS
     assert not [name for line in lines for name in line if "slowest" in name or name.startswith("time/own_s")]

@@ -26,14 +26,14 @@ from orchestrator.track import metrics
 from orchestrator.track.events import read_events
 from orchestrator.track.goodput import PARTS
 from orchestrator.track.metric_log import read_metrics
-from orchestrator.train.group import join_group, leave_group
+from orchestrator.train.group import TorchGroup, join_group
 from orchestrator.train.worker import run_worker
 
 SHORT = ("train.steps=4", "train.evaluate.every_steps=2", "train.zero.stage=0")
 
 
 @pytest.fixture(autouse=True)
-def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_wandb(monkeypatch: pytest.MonkeyPatch, alone: TorchGroup) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
@@ -41,11 +41,8 @@ def trained(job: JobSpec, dataset: Path, run: Path) -> list[dict[str, Any]]:
     """What a run's evaluations left, in the order of their steps."""
     plan = make_plan(job, local_view(), vocab_size=open_dataset(dataset).vocab_size)
     create_run(run, job=job, plan=plan, dataset=dataset, identity="0123456789ab")
-    try:
-        with writing_run(run) as attempt:
-            run_worker(run, attempt=attempt, group=join_group())
-    finally:
-        leave_group()
+    with writing_run(run) as attempt:
+        run_worker(run, attempt=attempt, group=join_group())
     return [json.loads(path.read_text()) for path in sorted((run / "scores").iterdir())]
 
 
@@ -103,11 +100,8 @@ def test_a_killed_run_accounts_for_every_second(tmp_path: Path) -> None:
     (open_death,) = account_for_run(run, store)["restarts"]
     assert open_death["recovered_in_s"] is None
     saved = open_death["step"]
-    try:
-        with writing_run(run) as attempt:
-            run_worker(run, attempt=attempt, group=join_group())
-    finally:
-        leave_group()
+    with writing_run(run) as attempt:
+        run_worker(run, attempt=attempt, group=join_group())
 
     happened = [event["event"] for event in read_events(run) if event["event"] != "checkpoint"]
     assert happened == ["started", "first-step", "resumed", "first-step", "ended"]

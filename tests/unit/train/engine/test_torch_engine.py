@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +38,10 @@ from orchestrator.job_train import Optimizer
 from orchestrator.objectives.causal_lm import next_token_batch
 from orchestrator.objectives.protocol import Tensors
 from orchestrator.track.metrics import GRADIENT_NOISE, WEIGHT_NORM
-from orchestrator.train.group import TorchGroup, join_group, leave_group
+from orchestrator.train.group import TorchGroup
 
 EPS = 1e-5
 """AdamW's: with less, the first steps of numbers without a gradient follow the rounding of their sums."""
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[TorchGroup]:
-    yield join_group()
-    leave_group()
 
 
 def engine_of(group: TorchGroup, model: nn.Module | None = None, **more: Any) -> TorchEngine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from orchestrator.job import JobSpec
 from orchestrator.plan import ClusterView, Node, make_plan
 from orchestrator.store import Store
 from orchestrator.track import metrics
-from orchestrator.train.group import TorchGroup, join_group, leave_group
+from orchestrator.train.group import TorchGroup
 from orchestrator.train.probing import probe as probing
 from orchestrator.train.probing.samples import assemble_random
 from orchestrator.train.probing.worker import StepWatch, forget_peak, peak_bytes, resident_bytes
@@ -44,12 +44,6 @@ KINDS: dict[str, tuple[tuple[str, ...], float]] = {
     "token-classification": (("model.kind=bert", "data.kind=token-classification", ROWS), math.log(2)),
     "question-answering": (("model.kind=bert", "data.kind=question-answering", ROWS), math.log(CONTEXT)),
 }
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[TorchGroup]:
-    yield join_group()
-    leave_group()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,17 +23,11 @@ from orchestrator.objectives.causal_lm import CausalLM
 from orchestrator.train.engine.deepspeed_engine import DeepSpeedEngine
 from orchestrator.train.engine.pieces import PieceReader
 from orchestrator.train.engine.protocol import StepStats, TrainEngine
-from orchestrator.train.group import TorchGroup, join_group, leave_group
+from orchestrator.train.group import TorchGroup
 from orchestrator.train.saving.background import Background
 from orchestrator.train.saving.saver import Saved, Saver
 
 PROBE = {"input_ids": ids_of(1)[:2, :-1].contiguous()}
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[TorchGroup]:
-    yield join_group()
-    leave_group()
 
 
 @pytest.fixture

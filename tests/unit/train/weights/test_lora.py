@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from orchestrator.export.compare import exact_difference, rounded_difference
 from orchestrator.job_train import Lora, Optimizer, Train, Zero
 from orchestrator.objectives.causal_lm import LOSS, CausalLM, next_token_batch
 from orchestrator.train.engine.torch_engine import TorchEngine
-from orchestrator.train.group import TorchGroup, join_group, leave_group
+from orchestrator.train.group import TorchGroup
 from orchestrator.train.weights.lora import LoraLinear, adapters_off, add_adapters, merged_weights
 
 LLAMA = ModelConfig(vocab_size=97, layers=2, width=32, heads=4, kv_heads=2, hidden=64, context=16)
@@ -148,12 +147,6 @@ def test_the_same_seed_draws_the_same_adapters(rank: int, alpha: float, seed: in
     assert sum(p.numel() for p in first.parameters() if p.requires_grad) == 2 * rank * (
         2 * 32 + 2 * (32 + 16) + 3 * 96 + 64
     )
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[TorchGroup]:
-    yield join_group()
-    leave_group()
 
 
 def settings(precision: str) -> Train:
