@@ -1,4 +1,4 @@
-"""`slipway import` and `slipway evaluate`: weights from elsewhere, and how good weights are."""
+"""`slipway import`, `evaluate` and `lineage`: weights from elsewhere, how good weights are, where they come from."""
 
 from __future__ import annotations
 
@@ -61,7 +61,24 @@ def evaluate(
     print_evaluation(document)
 
 
+def lineage(export: RunOrExport, store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Show where an export comes from: checkpoint, run, job, code, dataset and every raw source with its SHA-256.
+
+    Example:  slipway lineage quickstart-0123456789ab
+    """
+    from orchestrator.lineage import lineage_of
+
+    document = lineage_of(store_at(store), export)
+    if as_json:
+        print_document(document, as_json, "print_row")
+        return
+    from orchestrator.cli_print_runs import print_lineage
+
+    print_lineage(document)
+
+
 def register(app: typer.Typer) -> None:
-    """Add both verbs."""
+    """Add the verbs."""
+    app.command("lineage")(lineage)
     app.command("import")(import_)
     app.command("evaluate")(evaluate)

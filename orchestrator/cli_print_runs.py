@@ -1,4 +1,4 @@
-"""How `slipway runs show` shows a run to people: its numbers, where its time went, its restarts."""
+"""How runs are shown to people: numbers, where the time went, restarts, and where an export comes from."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 _BAR_CELLS = 60
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 """A cell, from empty to full, in eighths."""
+_SOURCES_SHOWN = 10
 _USEFUL, _LOST = "green", "red"
 _COLOURS = {
     "useful": _USEFUL,
@@ -45,6 +47,55 @@ def shown(document: dict[str, Any]) -> Iterator[Table | Text]:
         yield _stacked(seconds, total_s)
     if document["restarts"]:
         yield _restarts(document["restarts"])
+
+
+def print_comparison(document: dict[str, Any]) -> None:
+    """The document of `slipway runs compare`: a column for each run."""
+    out = Console(highlight=False)
+    rows = {name: [row[name] for row in document["runs"]] for name in document["runs"][0] if name != "run"}
+    rows |= {row["key"]: row["values"] for row in document["differences"]}
+    table = Table("", *(row["run"].removeprefix("runs/") for row in document["runs"]))
+    for name, values in rows.items():
+        table.add_row(name, *map(_cell, values), end_section=name == "goodput")
+    out.print(table)
+    if not document["differences"]:
+        out.print("their jobs are the same")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def print_lineage(document: dict[str, Any]) -> None:
+    """The document of `slipway lineage`, as a tree."""
+    Console(highlight=False).print(lineage_tree(document))
+
+
+def lineage_tree(document: dict[str, Any]) -> Tree:
+    """Each thing above what it was made of; of many sources the first few."""
+    root = Tree(_name(document, ("export", "checkpoint", "weights", "run")))
+    branch = root
+    for key in ("checkpoint", "run"):
+        if document[key] and (name := _name(document, (key,))) != root.label:
+            branch = branch.add(name)
+    if document["job"]:
+        branch.add(_name(document, ("job",)))
+        branch.add(f"commit {document['commit'] or 'unknown'}")
+    data = branch.add(_name(document, ("dataset",))) if document["dataset"] else branch
+    sources = document["sources"]
+    for row in sources[:_SOURCES_SHOWN]:
+        data.add(f"{row['path']}  {row['bytes']:,} bytes  sha256 {row['sha256'][:12]}")
+    if len(sources) > _SOURCES_SHOWN:
+        data.add(f"and {len(sources) - _SOURCES_SHOWN:,} more; --json has them all")
+    for parent in document["parents"]:
+        branch.add("began with").add(lineage_tree(parent))
+    return root
+
+
+def _name(document: dict[str, Any], keys: tuple[str, ...]) -> str:
+    return next(f"{key} {document[key]}" for key in keys if document.get(key))
 
 
 def _numbers(document: dict[str, Any]) -> Table:

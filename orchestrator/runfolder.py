@@ -19,17 +19,30 @@ _MICRO_BATCH = "micro-batch"
 
 
 def create_run(
-    run: Path, *, job: JobSpec, plan: Plan, dataset: Path, identity: str, origin: tuple[Path, str] | None = None
+    run: Path,
+    *,
+    job: JobSpec,
+    plan: Plan,
+    dataset: Path,
+    identity: str,
+    origin: tuple[Path, str] | None = None,
+    commit: str | None = None,
 ) -> None:
     """Write what a worker needs to know; again at each attempt, because workers and logging may have changed.
 
-    `origin` is the folder of the weights that the run begins with, and their identity.
+    `origin` is the folder of the weights that the run begins with, and their identity; `commit` that of Slipway's
+    sources where they lie in a git work tree.
     """
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "job.yaml", job_to_yaml(job))
     write_json(run / "plan.json", json.loads(plan.model_dump_json()))
     # Beside each other in a store, so that the store may move.
-    description: dict[str, Any] = {"format": 1, "hash": identity, "dataset": f"../../datasets/{dataset.name}"}
+    description: dict[str, Any] = {
+        "format": 1,
+        "hash": identity,
+        "dataset": f"../../datasets/{dataset.name}",
+        "commit": commit,
+    }
     if origin is not None:
         description["origin"] = {"folder": str(origin[0].resolve()), "identity": origin[1]}
     write_json(run / _DESCRIPTION, description)
@@ -75,6 +88,16 @@ def origin_of(run: Path) -> tuple[Path, str] | None:
     """
     found = _described(run).get("origin")
     return (Path(found["folder"]), str(found["identity"])) if found else None
+
+
+def commit_of(run: Path) -> str | None:
+    """The commit of the sources that wrote the run last; None where that is not known.
+
+    Raises:
+        StoreError: the folder is no run.
+    """
+    found = _described(run).get("commit")
+    return None if found is None else str(found)
 
 
 def _described(run: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -17,6 +19,7 @@ from harness import Result, command, environment
 from safetensors.torch import load_file
 
 Slipway = Callable[..., Result]
+ROOT = Path(__file__).parents[2]
 STAGES = ("prepare", "train", "export", "serve")
 
 
@@ -95,6 +98,41 @@ def test_plan_and_runs_know_what_is_done(served: tuple[Path, Result], job_file: 
     assert [changed[s]["status"] for s in STAGES] == ["done", "todo", "todo", "todo"]
     (row,) = slipway("runs", "--store", store, "--json").document["runs"]
     assert (row["run"], row["state"], row["step"]) == (first.document["run"], "exported", 40)
+
+
+def test_lineage_leads_from_the_export_to_the_raw_sources(
+    served: tuple[Path, Result], job_file: Path, corpus: Path, slipway: Slipway
+) -> None:
+    store, first = served
+    export = first.document["export"]
+    found = slipway("lineage", export, "--store", store, "--json").document
+    assert list(found) == ["export", "checkpoint", "run", "job", "commit", "dataset", "sources", "parents"]
+    assert (found["export"], found["run"], found["parents"]) == (export, first.document["run"], [])
+    assert found["checkpoint"] == f"{found['run']}/checkpoints/step-00000040"
+    assert found["job"] == f"{found['run']}/job.yaml"
+    here = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if here.returncode == 0:
+        assert found["commit"].removesuffix("-dirty") == here.stdout.strip()
+    files = {path.name: path.read_bytes() for path in corpus.iterdir()}
+    assert {row["path"]: (row["bytes"], row["sha256"]) for row in found["sources"]} == {
+        name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()
+    }
+    tuned = ("--set", f"train.from={store / found['run']}", "--set", f"data.tokenizer={{path: {tokenizer_of(store)}}}")
+    prepared = slipway("prepare", job_file, "--store", store, *tuned, "--json").document
+    (run,) = set((store / "runs").iterdir()) - {store / found["run"]}
+    assert prepared["state"] == "done"
+    shutil.copytree(store / export, run / "export" / Path(export).name)
+    child = slipway("lineage", run, "--store", store, "--json").document
+    (parent,) = child["parents"]
+    assert parent == {**found, "export": None}
+    shown = slipway("lineage", run, "--store", store).stdout
+    assert "began with" in shown
+    shutil.rmtree(run)
+
+
+def tokenizer_of(store: Path) -> Path:
+    (found,) = store.glob("datasets/*/tokenizer.json")
+    return found
 
 
 def test_transformers_opens_the_export_and_agrees(served: tuple[Path, Result]) -> None:
