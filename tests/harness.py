@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -56,6 +57,13 @@ def environment(**more: str) -> dict[str, str]:
 
 def command(*args: object) -> list[str]:
     return [sys.executable, "-m", "orchestrator.cli", *map(str, args)]
+
+
+def write_words(path: Path, *, lines: int, seed: int = 1) -> Path:
+    """A text of few words in no order: a tokenizer and a network have little to do."""
+    words, rng = ["wind", "sail", "rope", "gull", "storm", "night", "harbour", "lamp"], random.Random(seed)
+    path.write_text("\n".join(" ".join(rng.choices(words, k=9)) for _ in range(lines)))
+    return path
 
 
 def losses(store: Path, outcome_run: str) -> list[float]:

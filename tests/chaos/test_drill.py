@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import Result, command, environment
+from harness import Result, command, environment, write_words
 
 from orchestrator import presence
 from orchestrator.track.metric_log import FILE, read_metrics
@@ -43,11 +42,8 @@ Chaos = Callable[..., Result]
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
-    words = ["wind", "sail", "rope", "gull", "storm", "night", "harbour", "lamp"]
-    rng = random.Random(1)
-    (folder / "text.txt").write_text("\n".join(" ".join(rng.choices(words, k=9)) for _ in range(4000)))
     path = folder / "drill.yaml"
-    path.write_text(JOB.format(text=folder / "text.txt"))
+    path.write_text(JOB.format(text=write_words(folder / "text.txt", lines=4000)))
     return path
 
 

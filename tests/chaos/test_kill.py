@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import command, environment, kill_all, losses, steps
+from harness import command, environment, kill_all, losses, steps, write_words
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 
@@ -32,11 +32,8 @@ train:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
-    words = ["wind", "sail", "rope", "gull", "storm", "night", "harbour", "lamp"]
-    rng = random.Random(1)
-    (tmp_path / "text.txt").write_text("\n".join(" ".join(rng.choices(words, k=9)) for _ in range(4000)))
     path = tmp_path / "chaos.yaml"
-    path.write_text(JOB.format(text=tmp_path / "text.txt", steps=STEPS))
+    path.write_text(JOB.format(text=write_words(tmp_path / "text.txt", lines=4000), steps=STEPS))
     return path
 
 

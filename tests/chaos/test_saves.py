@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from harness import command, environment, kill_all
+from harness import command, environment, kill_all, write_words
 
 from orchestrator.checkpoint.inspect import checkpoint_rows
 from orchestrator.checkpoint.layout import checkpoints_folder
@@ -55,11 +55,7 @@ CASES = [Case(0, 1, 11), Case(1, 2, 3), Case(2, 2, 3), Case(3, 2, 3)]
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    rng = random.Random(3)
-    words = ["wind", "sail", "rope", "gull", "storm", "night", "harbour", "lamp"]
-    path.write_text("\n".join(" ".join(rng.choices(words, k=9)) for _ in range(3000)))
-    return path
+    return write_words(tmp_path_factory.mktemp("text") / "text.txt", lines=3000, seed=3)
 
 
 def prepared(text: Path, folder: Path, case: Case) -> Path:
