@@ -17,8 +17,10 @@ check: setup
 	$(RUN) -m mypy
 	.venv/bin/lint-imports
 
+# Unit tests share no process, port or Ray: two at a time. The others have one Ray, and times that must not be shared.
 test: setup
-	$(RUN) -m pytest -m "not slow and not chaos"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow and not chaos" -n 2 tests/unit
+	$(RUN) -m pytest -m "not slow and not chaos" --ignore tests/unit
 
 test-slow: setup
 	$(RUN) -m pytest -m slow
