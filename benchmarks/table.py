@@ -32,6 +32,7 @@ def tables() -> Iterator[str]:
     yield from prepare()
     yield from checkpoints()
     yield from recovery()
+    yield from decode()
     yield from resume()
     yield from near_duplicates()
 
@@ -157,6 +158,17 @@ def recovery() -> Iterator[str]:
             f"| {row['useful_percent']} % | {row['useful_of_what_starts_leave_percent']} % | {row['step_ms']} "
             f"| {row['kills']} |"
         )
+    yield ""
+
+
+def decode() -> Iterator[str]:
+    if not (found := read_if_there("decode")):
+        return
+    yield f"### C11: decoding ({found['machine']}; memory allows {found['limit_at_batch_1']} tokens/s at batch 1)\n"
+    yield "| engine | batch 1 | batch 8 | batch 32 | peak MB | runs |\n|---|---|---|---|---|---|"
+    for name, row in found["rows"].items():
+        speeds = ["void"] * 3 if row["void"] else [f"{row['tokens_per_s'][batch]:,}" for batch in ("1", "8", "32")]
+        yield f"| {name} | {' | '.join(speeds)} | {row['peak_mb']:,} | {row['runs']} |"
     yield ""
 
 
