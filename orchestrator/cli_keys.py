@@ -1,0 +1,264 @@
+"""`slipway keys`, `usage`, `feedback`, `audit`: who may ask a service, what they used, and what they thought of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from orchestrator.cli_common import AsJson, print_document
+from orchestrator.errors import DataError, JobError
+
+if TYPE_CHECKING:
+    from orchestrator.serve.accounts.database import Database
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--accounts",
+        envvar="SLIPWAY_ACCOUNTS",
+        metavar="URL",
+        help="A SQLite file or postgresql://...; accounts.sqlite in the state folder by default.",
+        show_envvar=True,
+    ),
+]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `slipway keys list` shows it.")]
+_MOST = 10**12
+_SPAN = re.compile(r"(\d+)([smhdw])")
+_SPAN_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+keys_app = typer.Typer(
+    help="Who may ask a service. Without any key everybody on this machine may.", no_args_is_help=True
+)
+feedback_app = typer.Typer(help="What people thought of answers.", no_args_is_help=True)
+audit_app = typer.Typer(help="The log of keys, rollouts and denied requests.", no_args_is_help=True)
+
+
+@keys_app.command("create")
+def create(
+    name: Annotated[str, typer.Option("--name", help="For people: who will use it.")],
+    scopes: Annotated[
+        str, typer.Option("--scopes", metavar="A,B", help="What for: generate, embed, admin.")
+    ] = "generate,embed",
+    rpm: Annotated[
+        int | None, typer.Option(min=1, max=_MOST, help="Requests in any 60 seconds; no limit by default.")
+    ] = None,
+    tpm: Annotated[int | None, typer.Option(min=1, max=_MOST, help="Tokens in any 60 seconds, read and made.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Money in all, by the service's price list.")] = None,
+    models: Annotated[str | None, typer.Option("--models", metavar="A,B", help="Which; all by default.")] = None,
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="30d|DATE", help="A time from now, or a day in UTC.")
+    ] = None,
+    accounts: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is shown this once: only its hash is kept.
+
+    Example:  slipway keys create --name ana --rpm 60 --expires 30d
+    """
+    from orchestrator.serve.accounts import keys
+
+    new = keys.NewKey(
+        name=name,
+        scopes=frozenset(_listed(scopes)),  # type: ignore[arg-type] # checked where the key is made
+        models=None if models is None else frozenset(_listed(models)),
+        rpm=rpm,
+        tpm=tpm,
+        budget_nano=None if budget is None else _nano(budget),
+        expires_at=None if expires is None else expiry(expires, now=time.time()),
+    )
+    with _database(accounts).transaction() as session:
+        key, secret = keys.create(session, new)
+        _audit().append("key created", key=key.id, name=key.name, scopes=sorted(key.scopes))
+    document = {"id": key.id, "key": secret}
+    if as_json:
+        print_document(document, as_json, "print_row")
+        return
+    from orchestrator.cli_print_keys import print_new_key
+
+    print_new_key(document)
+
+
+@keys_app.command("list")
+def list_(accounts: Url = None, as_json: AsJson = False) -> None:
+    """All keys that ever were, with their limits.
+
+    Example:  slipway keys list
+    """
+    from orchestrator.serve.accounts import keys
+
+    with _database(accounts).reading() as session:
+        rows = [key.as_json() for key in keys.every(session)]
+    if as_json:
+        print_document({"keys": rows}, as_json, "print_row")
+        return
+    from orchestrator.cli_print_keys import print_keys
+
+    print_keys(rows)
+
+
+@keys_app.command("revoke")
+def revoke(key_id: KeyId, accounts: Url = None, as_json: AsJson = False) -> None:
+    """End a key, from the next request on. A service that runs needs no restart.
+
+    Example:  slipway keys revoke key-0123456789ab
+    """
+    from orchestrator.serve.accounts import keys
+
+    with _database(accounts).transaction() as session:
+        key = keys.revoke(session, key_id)
+        _audit().append("key revoked", key=key.id, name=key.name)
+    print_document({"id": key.id, "name": key.name, "revoked": keys.utc(key.revoked_at)}, as_json, "print_row")
+
+
+def usage(
+    key: Annotated[str | None, typer.Option("--key", metavar="ID", help="Of this key alone.")] = None,
+    day: Annotated[str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="Of this day alone, in UTC.")] = None,
+    accounts: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Requests, tokens and cost by key, model, version and day.
+
+    Example:  slipway usage --day 2026-11-23
+    """
+    from orchestrator.serve.accounts import keys
+    from orchestrator.serve.accounts.usage import total, used
+
+    if day is not None:
+        _day(day, option="--day")
+    with _database(accounts).reading() as session:
+        if key is not None and key not in {known.id for known in keys.every(session)}:
+            raise keys.unknown_key(session, key)
+        found = used(session, key_id=key, day=day)
+    rows, sums = [asdict(row) for row in found], total(found)
+    if as_json:
+        print_document({"usage": rows, "total": sums}, as_json, "print_row")
+        return
+    from orchestrator.cli_print_keys import print_usage
+
+    print_usage(rows, sums)
+
+
+@feedback_app.command("export")
+def export(
+    format_: Annotated[Literal["preference", "chat"], typer.Option("--format", help="What is to be trained.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON lines, as `data.sources` reads them.")],
+    accounts: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write feedback as training data: only what was given with consent, and has its texts.
+
+    Example:  slipway feedback export --format preference --out feedback.jsonl
+    """
+    from orchestrator.serve.accounts.feedback_export import export as exported
+    from orchestrator.store import write_text
+
+    with _database(accounts).reading() as session:
+        made = exported(session, format_)
+    if not out.parent.is_dir():
+        raise DataError(
+            f"there is no folder {out.parent} to write {out.name} into", fix="make it, or give another --out"
+        )
+    write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made.rows))
+    document = {"format": format_, "rows": len(made.rows), "left_out": made.left_out, "out": str(out)}
+    print_document(document, as_json, "print_row")
+
+
+@audit_app.command("verify")
+def verify(as_json: AsJson = False) -> None:
+    """Check that no line of the audit log was changed or taken out: exit 0 if so, 3 if not.
+
+    Example:  slipway audit verify
+    """
+    from orchestrator.serve.accounts.audit import verify_audit
+    from orchestrator.serve.accounts.place import audit_path
+
+    report = verify_audit(audit_path())
+    print_document(report.as_json(), as_json, "print_row")
+    if report.problem:
+        raise typer.Exit(DataError.exit_code)
+
+
+@audit_app.command("show")
+def show(
+    last: Annotated[int, typer.Option("--last", min=1, help="How many lines.")] = 50, as_json: AsJson = False
+) -> None:
+    """The newest events of the audit log, oldest first.
+
+    Example:  slipway audit show --last 10
+    """
+    from collections import deque
+
+    from orchestrator.serve.accounts.audit import read_audit
+    from orchestrator.serve.accounts.place import audit_path
+
+    events = list(deque(read_audit(audit_path()), maxlen=last))
+    if as_json:
+        print_document({"events": events}, as_json, "print_row")
+        return
+    from orchestrator.cli_print_keys import print_events
+
+    print_events(events)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.add_typer(keys_app, name="keys")
+    app.command("usage")(usage)
+    app.add_typer(feedback_app, name="feedback")
+    app.add_typer(audit_app, name="audit")
+
+
+def expiry(text: str, *, now: float) -> float:
+    """`30d`, `12h` or `2w` from now, or a day in UTC, at whose end it is over; in seconds since 1970.
+
+    Raises:
+        JobError: it is neither, or lies behind us.
+    """
+    span = _SPAN.fullmatch(text)
+    moment = now + int(span[1]) * _SPAN_S[span[2]] if span else _day(text, option="--expires") + 86400
+    if moment <= now:
+        raise JobError(f"--expires {text!r} is over already", fix="give a later one, such as 30d")
+    return moment
+
+
+def _day(text: str, *, option: str) -> float:
+    """The beginning of a day."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc).timestamp()
+    except ValueError:
+        span = " or a span such as 30d" if option == "--expires" else ""
+        raise JobError(f"{option} {text!r} is no day", fix=f"give YYYY-MM-DD{span}") from None
+
+
+def _nano(money: float) -> int:
+    """In the billionths that accounts keep."""
+    from orchestrator.serve.accounts.keys import NANO
+
+    if not 1 / NANO <= money <= 1e9:  # true of NaN too
+        raise JobError(f"--budget {money} is no sum that can be spent", fix="give more than 0 and at most 1e9")
+    return round(money * NANO)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _database(url: str | None) -> Database:
+    from orchestrator.serve.accounts.database import Database
+    from orchestrator.serve.accounts.place import accounts_url
+
+    return Database(accounts_url(url), durable=True)
+
+
+def _audit() -> Any:
+    from orchestrator.serve.accounts.audit import AuditLog
+    from orchestrator.serve.accounts.place import audit_path
+
+    return AuditLog(audit_path())
