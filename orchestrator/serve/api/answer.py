@@ -1,29 +1,32 @@
-"""From a request that may be asked to its answer: whole, or as the chunks of a stream."""
+"""From a request that may be asked to the pieces of its answer, whichever form they are sent in."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 from tokenizers import Tokenizer
 
-from orchestrator.serve.api.completions import DEFAULT_MAX_TOKENS, Choice, Completion, CompletionRequest, Usage
-from orchestrator.serve.api.errors import ApiError, context_exceeded, model_not_found
-from orchestrator.serve.api.logprobs import LogprobShaper, TokenTexts
-from orchestrator.serve.engine.protocol import InferenceEngine, Sampling
+from orchestrator.serve.api.bounds import longest_text
+from orchestrator.serve.api.errors import ApiError, context_exceeded
+from orchestrator.serve.api.logprobs import TokenTexts
+from orchestrator.serve.api.merge import merged
+from orchestrator.serve.api.request import Generation
+from orchestrator.serve.api.template import ChatFormat
+from orchestrator.serve.engine.protocol import InferenceEngine, Piece, Sampling
 
 _SEED_STEP = 0x9E3779B97F4A7C15
 """Odd and large: the choices of one request draw apart, and apart from those of the next seed."""
+_AT_ONCE = 16
+"""Choices of one request that are made side by side; the others wait, so that others' requests do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """One model behind its API."""
+    """One version of one model behind its API."""
 
     name: str
     engine: InferenceEngine
@@ -38,15 +41,40 @@ class Served:
     """Changes with the weights."""
     created: int
     """Seconds since 1970."""
+    version: str = "1"
+    """Of the model on this service; usage and feedback are kept by it."""
+    chat: ChatFormat | None = None
+    """How it reads chats; None: it has no chat template."""
+    instead: Callable[[], Served | None] = lambda: None
+    """The version that answers where this one fails before anything was told; None: there is none."""
 
     @cached_property
     def token_texts(self) -> TokenTexts:
         """How single tokens are shown."""
         return TokenTexts(self.tokenizer)
 
+    @cached_property
+    def longest_text(self) -> int:
+        """Characters that no prompt exceeds which fits into the context."""
+        return longest_text(self.tokenizer, self.context)
+
+    def require_short(self, text: str, param: str) -> None:
+        """Refuse a text that cannot fit, before time is spent on its tokens.
+
+        Raises:
+            ApiError: 400.
+        """
+        if len(text) > self.longest_text:
+            raise ApiError(
+                f"This model's maximum context length is {self.context} tokens; your text of {len(text)} characters "
+                f"has more. No text of more than {self.longest_text} characters fits.",
+                param=param,
+                code="context_length_exceeded",
+            )
+
 
 @dataclass(frozen=True)
-class _Prompt:
+class Prompt:
     """A prompt as the network reads it, and as text if that is needed."""
 
     ids: list[int]
@@ -54,143 +82,116 @@ class _Prompt:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """One choice of the answer."""
 
     index: int
-    prompt: _Prompt
+    prompt: Prompt
     sampling: Sampling
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A request with nothing left to refuse."""
+@dataclass(kw_only=True)
+class Work:
+    """A request with nothing left to refuse, and what has been made of its answer."""
 
-    request: CompletionRequest
+    id: str
     served: Served
-    choices: list[_Asked]
+    choices: list[Asked]
     prompt_tokens: int
-    id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
+    """Each prompt once, however many choices it has."""
     created: int = field(default_factory=lambda: int(time.time()))
+    completion_tokens: int = 0
+    """Made so far."""
 
-    def chunk(self, choices: list[Choice], usage: Usage | None = None) -> Completion:
-        """A whole answer, or one event of a stream."""
-        return Completion(
-            id=self.id,
-            created=self.created,
-            model=self.served.name,
-            system_fingerprint=self.served.fingerprint,
-            choices=choices,
-            usage=usage,
-        )
-
-    def usage(self, completion_tokens: int) -> Usage:
-        """What is billed elsewhere: each prompt once, however many choices it has."""
-        return Usage.of(prompt_tokens=self.prompt_tokens, completion_tokens=completion_tokens)
+    @property
+    def max_tokens(self) -> int:
+        """What all choices may make together."""
+        return sum(asked.sampling.max_tokens for asked in self.choices)
 
 
-async def prepare(request: CompletionRequest, served: Served) -> Prepared:
-    """Tokenise the prompts and plan each choice.
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the two kinds of requests say each in their own way."""
+
+    max_tokens: int | None
+    """Of each choice; None: `default_tokens`, or what is left of the context if that is less."""
+    default_tokens: int
+    param: str
+    """The field that holds what is too long."""
+    logprobs: int | None
+    """As in `Sampling`, as is the next."""
+    of_prompt: bool = False
+    ends: Sequence[int] = ()
+    """Tokens that end a choice besides those that the request names."""
+
+
+def plan(request: Generation, served: Served, prompts: Sequence[Prompt], wish: Wish) -> list[Asked]:
+    """`n` choices for each prompt.
 
     Raises:
-        ApiError: another model, a token id that there is not, or more tokens than there is room for.
+        ApiError: more tokens are asked for than there is room for, or a token id that there is not.
     """
-    if request.model != served.name:
-        raise model_not_found(request.model, served.name)
-    if request.max_tokens is not None and request.max_tokens > served.max_tokens:
-        raise ApiError(
-            f"max_tokens {request.max_tokens} is too large: the largest here is {served.max_tokens}",
-            param="max_tokens",
+    _check(request, served, wish.max_tokens)
+    asked: list[Asked] = []
+    for prompt in prompts:
+        room = served.context - len(prompt.ids)
+        most = min(wish.default_tokens, served.max_tokens, max(room, 1))
+        allowed = most if wish.max_tokens is None else wish.max_tokens
+        if allowed > room:
+            raise context_exceeded(
+                context=served.context, prompt_tokens=len(prompt.ids), max_tokens=allowed, param=wish.param
+            )
+        if request.min_tokens > allowed:
+            raise ApiError(f"min_tokens {request.min_tokens} is more than max_tokens {allowed}", param="min_tokens")
+        sampling = Sampling(
+            max_tokens=allowed,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=max(request.top_k, 0),
+            min_p=request.min_p,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+            repetition_penalty=request.repetition_penalty,
+            logit_bias=tuple(request.logit_bias.items()),
+            stop=request.stop,
+            stop_token_ids=tuple(dict.fromkeys((*wish.ends, *request.stop_token_ids))),
+            ignore_eos=request.ignore_eos,
+            min_tokens=request.min_tokens,
+            logprobs=wish.logprobs,
+            of_prompt=wish.of_prompt,
+            in_pieces=request.stream,
         )
-    # In a thread: megabytes of text would hold up everybody else's stream.
-    prompts = await asyncio.to_thread(lambda: [_read(prompt, request, served) for prompt in request.prompt])
-    asked = [_plan(request, served, prompts[index // request.n], index) for index in range(len(prompts) * request.n)]
-    return Prepared(request, served, asked, sum(len(prompt.ids) for prompt in prompts))
+        for _ in range(request.n):
+            seed = None if request.seed is None else (request.seed + _SEED_STEP * len(asked)) % 2**63
+            asked.append(Asked(len(asked), prompt, replace(sampling, seed=seed)))
+    return asked
 
 
-def _read(given: str | list[int], request: CompletionRequest, served: Served) -> _Prompt:
-    ids = _prompt_ids(given, served)
-    if isinstance(given, str):
-        return _Prompt(ids, given)
-    told = request.echo or request.logprobs is not None  # offsets count from the prompt's beginning
-    return _Prompt(ids, served.tokenizer.decode(ids, skip_special_tokens=False) if told else "")
+def _check(request: Generation, served: Served, max_tokens: int | None) -> None:
+    if max_tokens is not None and max_tokens > served.max_tokens:
+        raise ApiError(
+            f"max_tokens {max_tokens} is too large: the largest here is {served.max_tokens}", param="max_tokens"
+        )
+    for name, ids in (("logit_bias", request.logit_bias), ("stop_token_ids", request.stop_token_ids)):
+        if (largest := max(ids, default=0)) >= served.vocab_size:
+            raise ApiError(f"{name}: token id {largest} is not in the vocabulary of {served.vocab_size}", param=name)
 
 
-def _prompt_ids(prompt: str | list[int], served: Served) -> list[int]:
-    """Token ids; the empty text is the beginning of a document, which follows the last one's end."""
-    if isinstance(prompt, str):
-        ids: list[int] = served.tokenizer.encode(prompt, add_special_tokens=False).ids
-        return ids or [served.eos_id]
-    if (largest := max(prompt)) >= served.vocab_size:
-        raise ApiError(f"prompt: token id {largest} is not in the vocabulary of {served.vocab_size}", param="prompt")
-    return prompt
+async def parts(work: Work, *, deadline_s: float | None = None) -> AsyncGenerator[tuple[Asked, Piece], None]:
+    """The pieces of all choices as they come; those of one choice in their order.
 
-
-def _plan(request: CompletionRequest, served: Served, prompt: _Prompt, index: int) -> _Asked:
-    room = served.context - len(prompt.ids)
-    wanted = request.max_tokens
-    max_tokens = min(DEFAULT_MAX_TOKENS, served.max_tokens, max(room, 1)) if wanted is None else wanted
-    if max_tokens > room:
-        raise context_exceeded(context=served.context, prompt_tokens=len(prompt.ids), max_tokens=max_tokens)
-    sampling = Sampling(
-        max_tokens=max_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        seed=None if request.seed is None else (request.seed + _SEED_STEP * index) % 2**63,
-        stop=request.stop,
-        logprobs=request.logprobs,
-        of_prompt=request.echo and request.logprobs is not None,
-    )
-    return _Asked(index, prompt, sampling)
-
-
-async def whole(prepared: Prepared) -> Completion:
-    """The answer in one piece."""
-    choices: dict[int, Choice] = {}
-    tokens = 0
-    async with aclosing(_parts(prepared)) as parts:
-        async for part, made in parts:
-            tokens += made
-            if part.index in choices:
-                choices[part.index].extend(part)
-            else:
-                choices[part.index] = part
-    return prepared.chunk([choices[index] for index in sorted(choices)], prepared.usage(tokens))
-
-
-async def stream(prepared: Prepared) -> AsyncGenerator[str, None]:
-    """The answer as JSON documents, each with what came since the last one."""
-    options = prepared.request.stream_options
-    with_usage = options is not None and options.include_usage
-    # Without usage the field is left out; with it, it is null in every chunk but the last (as OpenAI has it).
-    exclude = None if with_usage else {"usage"}
-    tokens = 0
-    async with aclosing(_parts(prepared)) as parts:
-        async for part, made in parts:
-            tokens += made
-            told = part.logprobs is not None and part.logprobs.tokens
-            if part.text or told or part.finish_reason is not None:
-                yield prepared.chunk([part]).model_dump_json(exclude=exclude)
-    if with_usage:
-        yield prepared.chunk([], prepared.usage(tokens)).model_dump_json()
-
-
-async def _parts(prepared: Prepared) -> AsyncGenerator[tuple[Choice, int], None]:
-    """The pieces of all choices with the tokens that each took, one choice after the other.
-
-    A request has one turn at a time. An echo stands before a choice's first piece.
+    Raises:
+        EngineError: the engine failed on one of them, which ends all.
+        ApiError: 504, the deadline has passed.
     """
-    request, served = prepared.request, prepared.served
-    for asked in prepared.choices:
-        prompt = asked.prompt
-        echo = prompt.text if request.echo else ""
-        shaper = LogprobShaper(served.token_texts, served.tokenizer, prompt_characters=len(prompt.text))
-        async with aclosing(served.engine.generate(prompt.ids, asked.sampling)) as pieces:
-            async for piece in pieces:
-                logprobs = None
-                if request.logprobs is not None:
-                    # In a thread, as the prompts: a long one has thousands.
-                    logprobs = await asyncio.to_thread(shaper.shape, piece)
-                text, echo = echo + piece.text, ""
-                choice = Choice(index=asked.index, text=text, logprobs=logprobs, finish_reason=piece.finish_reason)
-                yield choice, piece.tokens
+    sources = [partial(_pieces, work.served, asked) for asked in work.choices]
+    async with aclosing(merged(sources, at_once=_AT_ONCE, deadline_s=deadline_s)) as pieces:
+        async for asked, piece in pieces:
+            work.completion_tokens += piece.tokens
+            yield asked, piece
+
+
+async def _pieces(served: Served, asked: Asked) -> AsyncGenerator[tuple[Asked, Piece], None]:
+    async with aclosing(served.engine.generate(asked.prompt.ids, asked.sampling)) as pieces:
+        async for piece in pieces:
+            yield asked, piece

@@ -2,115 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, WithJsonSchema, field_validator, model_validator
 
-from orchestrator.serve.api.errors import ApiError
+from orchestrator.serve.api.request import MAX_CHOICES, Generation, field_error, is_ids, parse
+from orchestrator.serve.engine.protocol import FinishReason
 
 DEFAULT_MAX_TOKENS = 16
-MAX_CHOICES = 128
-"""Largest number of prompts times `n` in one request."""
 MAX_LOGPROBS = 5
 """Alternatives to each token; OpenAI's limit."""
-_MAX_STOPS = 16
-"""OpenAI allows 4; tasks of lm-eval have up to 6, with the end of the text."""
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "suffix": ("",),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-}
-"""Fields of OpenAI's that do nothing here, and the values besides null that ask for nothing."""
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_TEXT = {"type": "string"}
+_Prompts = Annotated[
+    list[str | list[int]],
+    WithJsonSchema({"anyOf": [_TEXT, _IDS, {"type": "array", "items": {"anyOf": [_TEXT, _IDS]}, "minItems": 1}]}),
+]
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_unset(cls, data: Any) -> Any:
-        return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
-
-
-class StreamOptions(_Closed):
-    """What a stream holds besides text."""
-
-    include_usage: bool = False
-    include_obfuscation: bool = False
-    """Accepted, and nothing is done: such padding guards against eavesdroppers; this is loopback."""
-
-
-class CompletionRequest(_Closed):
+class CompletionRequest(Generation):
     """The body of POST /v1/completions."""
 
-    model: str
-    prompt: list[str | list[int]] = [""]
+    UNSUPPORTED: ClassVar[dict[str, tuple[Any, ...]]] = {"suffix": ("",)}
+
+    prompt: _Prompts = [""]  # noqa: RUF012 - pydantic copies defaults
     """Prompts, each text or token ids; a single one is a list of one here."""
     max_tokens: int | None = Field(default=None, ge=0)
     """null: 16, or what is left of the context if that is less."""
-    temperature: float = Field(default=1.0, ge=0.0, le=2.0)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
     best_of: int | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: tuple[str, ...] = ()
-    stream: bool = False
-    stream_options: StreamOptions | None = None
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     """Alternatives to each token that are told beside its log-probability; null: neither is."""
-    user: str = ""
-    """Ignored."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        for name, harmless in _UNSUPPORTED.items():
-            if data.get(name) is not None and data[name] not in harmless:
-                raise _field_error(name, "is not supported")
-        return {key: value for key, value in data.items() if key not in _UNSUPPORTED}
 
     @field_validator("prompt", mode="before")
     @classmethod
     def _list_of_prompts(cls, given: Any) -> list[str | list[int]]:
-        if isinstance(given, str) or _is_ids(given):
+        if isinstance(given, str) or is_ids(given):
             return [given]
-        if isinstance(given, list) and given and all(isinstance(p, str) or _is_ids(p) for p in given):
+        if isinstance(given, list) and given and all(isinstance(p, str) or is_ids(p) for p in given):
             return given
         raise ValueError("must be a text, token ids, or a list of these; an empty list is none of them")
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _tuple_of_stops(cls, given: Any) -> tuple[str, ...]:
-        stops = [given] if isinstance(given, str) else given
-        if not isinstance(stops, list) or not all(isinstance(s, str) and s for s in stops):
-            raise ValueError("must be a text or a list of texts, none of them empty")
-        if len(stops) > _MAX_STOPS:
-            raise ValueError(f"has {len(stops)} texts; at most {_MAX_STOPS} are allowed")
-        return tuple(stops)
 
     @model_validator(mode="after")
     def _fits_together(self) -> CompletionRequest:
         if self.best_of is not None and self.best_of != self.n:
-            raise _field_error("best_of", "must equal n")
+            raise field_error("best_of", "must equal n")
         if len(self.prompt) * self.n > MAX_CHOICES:
-            raise _field_error("n", f"asks for more than {MAX_CHOICES} choices over all prompts")
-        if self.stream_options is not None and not self.stream:
-            raise _field_error("stream_options", "is only allowed when stream is true")
+            raise field_error("n", f"asks for more than {MAX_CHOICES} choices over all prompts")
         return self
-
-
-def _field_error(param: str, message: str) -> pydantic_core.PydanticCustomError:
-    """An error that a validator of the whole request found in one field."""
-    return pydantic_core.PydanticCustomError("field", "{message}", {"param": param, "message": message})
-
-
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(i) is int and i >= 0 for i in value)
 
 
 def parse_completion_request(body: bytes) -> CompletionRequest:
@@ -119,34 +58,7 @@ def parse_completion_request(body: bytes) -> CompletionRequest:
     Raises:
         ApiError: 400, naming the first field that is wrong.
     """
-    try:
-        data = pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise ApiError(f"We could not parse the JSON body of your request: {error}") from None
-    if not isinstance(data, dict):
-        raise ApiError("The body of your request must be a JSON object")
-    try:
-        return CompletionRequest.model_validate(data)
-    except ValidationError as error:
-        raise _api_error(error) from None
-
-
-def _api_error(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False)[0]
-    context = first.get("ctx", {})
-    param = str(context.get("param") or (first["loc"][0] if first["loc"] else ""))
-    if first["type"] == "missing":
-        return ApiError(f"you must provide a {param} parameter", param=param)
-    if first["type"] == "extra_forbidden":
-        name = ".".join(str(part) for part in first["loc"])
-        return ApiError(f"Unrecognized request argument supplied: {name}", param=name)
-    found = "" if "param" in context else f", got {_shortened(first['input'])}"
-    return ApiError(f"{param}: {first['msg'].removeprefix('Value error, ')}{found}", param=param)
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return parse(CompletionRequest, body)
 
 
 class Usage(BaseModel):
@@ -191,7 +103,7 @@ class Choice(BaseModel):
     index: int
     text: str
     logprobs: Logprobs | None = None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: FinishReason | None
 
     def extend(self, more: Choice) -> None:
         """Go on with the piece that follows."""

@@ -31,22 +31,24 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def model_not_found(asked: str, served: str) -> ApiError:
-    """404: another model than the one served here."""
+def model_not_found(asked: str, *served: str) -> ApiError:
+    """404: another model than those served here."""
+    shown = asked if len(asked) <= 80 else asked[:77] + "..."
+    has = ", ".join(f"`{name}`" for name in served) or "none"
     return ApiError(
-        f"The model `{asked}` does not exist; this service has `{served}`",
+        f"The model `{shown}` does not exist; this service has {has}",
         status=404,
         param="model",
         code="model_not_found",
     )
 
 
-def context_exceeded(*, context: int, prompt_tokens: int, max_tokens: int) -> ApiError:
+def context_exceeded(*, context: int, prompt_tokens: int, max_tokens: int, param: str = "prompt") -> ApiError:
     """400 in OpenAI's words: prompt and completion do not fit into the model's context."""
     return ApiError(
         f"This model's maximum context length is {context} tokens, however you requested "
         f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in your prompt; {max_tokens} for the "
         "completion). Please reduce your prompt; or completion length.",
-        param="prompt",
+        param=param,
         code="context_length_exceeded",
     )

@@ -37,18 +37,31 @@ class TokenTexts:
             self._found[token] = self._text(token)
         return self._found[token]
 
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes that the token stands for, UTF-8 that may be cut anywhere."""
+        spelled = self._spelled_bytes(token)
+        return self[token].encode() if spelled is None else spelled
+
     def _text(self, token: int) -> str:
-        # Some decoders drop the space before the first word of a text, so the token is decoded after another one.
-        once, twice = (str(self._tokenizer.decode([token] * n, skip_special_tokens=False)) for n in (1, 2))
-        spelling = self._tokenizer.id_to_token(token) or ""
-        fallback = _FALLBACK.fullmatch(spelling)
-        if _BROKEN not in once or not (fallback or _BYTES.keys() >= set(spelling)):
-            return twice[len(once) :]
-        found = bytes.fromhex(fallback[1]) if fallback else bytes(_BYTES[letter] for letter in spelling)
+        found = self._spelled_bytes(token)
+        if found is None:
+            # Some decoders drop the space before the first word of a text, so the token is decoded after another one.
+            return self._decoded(token, 2)[len(self._decoded(token, 1)) :]
         try:
             return found.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(map(_shown, found))
+
+    def _spelled_bytes(self, token: int) -> bytes | None:
+        """Of a token that decodes to no whole characters, and spells bytes."""
+        spelling = self._tokenizer.id_to_token(token) or ""
+        fallback = _FALLBACK.fullmatch(spelling)
+        if _BROKEN not in self._decoded(token, 1) or not (fallback or _BYTES.keys() >= set(spelling)):
+            return None
+        return bytes.fromhex(fallback[1]) if fallback else bytes(_BYTES[letter] for letter in spelling)
+
+    def _decoded(self, token: int, times: int) -> str:
+        return str(self._tokenizer.decode([token] * times, skip_special_tokens=False))
 
 
 def _shown(byte: int) -> str:

@@ -1,104 +1,229 @@
-"""The HTTP routes: OpenAI's completions API over an engine. Without Ray: any ASGI server can host them."""
+"""The HTTP routes: OpenAI's API over engines. Without Ray: any ASGI server can host them."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import base64
+import dataclasses
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from orchestrator.serve.api import answer as completion
-from orchestrator.serve.api.answer import Prepared, Served
-from orchestrator.serve.api.completions import ModelCard, parse_completion_request
+from orchestrator.serve.api import encoders
+from orchestrator.serve.api.answer import Served
+from orchestrator.serve.api.chat import ChatCompletion, ChatRequest
+from orchestrator.serve.api.chat_answer import ChatAnswer
+from orchestrator.serve.api.completions import Completion, CompletionRequest, ModelCard
+from orchestrator.serve.api.desk import Desk, as_api_error, caller_of
+from orchestrator.serve.api.encoders import ClassifyRequest, EmbeddingRequest, ServedEncoder
 from orchestrator.serve.api.errors import ApiError, model_not_found
+from orchestrator.serve.api.feedback import Feedback
+from orchestrator.serve.api.front import Front
+from orchestrator.serve.api.gate import Closed, Logged
+from orchestrator.serve.api.limits import Bodies, Limits, Slots
+from orchestrator.serve.api.models import Models
+from orchestrator.serve.api.openapi import describe, taking
+from orchestrator.serve.api.text_answer import TextAnswer
 from orchestrator.serve.engine.protocol import EngineError
 
-MAX_BODY_BYTES = 4 << 20
-"""Room for 128 prompts of several thousand tokens; Ray Serve alone would take 256 MB."""
+MAX_BODY_BYTES = Limits().body_bytes
 HEALTH_TIMEOUT_S = 10.0
-_log = logging.getLogger(__name__)
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_FORMS = (
+    *(CompletionRequest, Completion, ChatRequest, ChatCompletion),
+    *(EmbeddingRequest, encoders.Embeddings, ClassifyRequest, encoders.Classes, Feedback),
+)
+_PAGES = Path(__file__).parent
 
 
-def build_app(served: Served) -> FastAPI:
-    """The routes of one served model."""
-    app = FastAPI(title="Slipway", docs_url=None, redoc_url=None, openapi_url=None)
+def build_app(models: Models, front: Front, *, limits: Limits | None = None) -> FastAPI:
+    """The routes of a service.
 
-    @app.get("/healthz")
-    async def healthz() -> Response:
-        try:
-            await served.engine.check(timeout_s=HEALTH_TIMEOUT_S)
-        except EngineError as error:
-            raise ApiError(str(error), status=503) from error
-        return JSONResponse({"status": "ok", "model": served.name})
-
-    @app.get("/v1/models")
-    async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [_card(served).model_dump()]})
-
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> Response:
-        if name != served.name:
-            raise model_not_found(name, served.name)
-        return JSONResponse(_card(served).model_dump())
-
-    @app.post("/v1/completions")
-    async def completions(request: Request) -> Response:
-        prepared = await completion.prepare(parse_completion_request(await read_body(request)), served)
-        if prepared.request.stream:
-            return StreamingResponse(_events(prepared), media_type="text/event-stream")
-        answer = await completion.whole(prepared)
-        return Response(answer.model_dump_json(), media_type="application/json")
-
+    Args:
+        models: what is served.
+        front: keys, limits and accounts; `OpenFront` has none of these, and is for loopback alone.
+        limits: bounds of each request and of all; None: those of `Limits`.
+    """
+    limits = limits or Limits()
+    desk = Desk(models, front, limits)
+    app = FastAPI(title="Slipway", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app.add_middleware(Closed, front=front, slots=Slots(limits))
+    app.add_middleware(Logged)
+    for router in (_about(desk), _generation(desk), _encoding(desk), _accounts(desk), _pages()):
+        app.include_router(router)
     answer_errors(app)
+    describe(app, _FORMS)
     return app
 
 
-def _card(served: Served) -> ModelCard:
-    return ModelCard(id=served.name, created=served.created)
+def _about(desk: Desk) -> APIRouter:
+    router = APIRouter(tags=["service"])
+
+    @router.get("/healthz", summary="Whether the service answers; needs no key")
+    async def healthz() -> Response:
+        try:
+            await desk.models.check(timeout_s=HEALTH_TIMEOUT_S)
+        except EngineError as error:
+            raise ApiError(str(error), status=503) from error
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/v1/models", summary="The models that this key may ask")
+    async def models(request: Request) -> Response:
+        data = [card.model_dump() for card in _cards(desk, request)]
+        return JSONResponse({"object": "list", "data": data})
+
+    @router.get("/v1/models/{name:path}", summary="One of them")
+    async def model(name: str, request: Request) -> Response:
+        cards = {card.id: card for card in _cards(desk, request)}
+        if name not in cards:
+            raise model_not_found(name, *cards)
+        return JSONResponse(cards[name].model_dump())
+
+    @router.get("/v1/whoami", summary="The key that asks")
+    async def whoami(request: Request) -> Response:
+        caller = caller_of(request)
+        return JSONResponse({"key_id": caller.key_id, "name": caller.name, "scopes": sorted(caller.scopes)})
+
+    return router
+
+
+def _cards(desk: Desk, request: Request) -> list[ModelCard]:
+    allowed = caller_of(request).models
+    return [card for card in desk.models.cards() if allowed is None or card.id in allowed]
+
+
+def _generation(desk: Desk) -> APIRouter:
+    router = APIRouter(tags=["generation"])
+
+    @router.post("/v1/completions", summary="Go on with a text", **taking(CompletionRequest, Completion))
+    async def completions(request: Request) -> Response:
+        asked = await desk.read(request, CompletionRequest)
+
+        async def attempt(served: Served) -> Response:
+            return await desk.generate(request, await TextAnswer.prepare(asked, served), stream=asked.stream)
+
+        return await desk.ask(desk.decoder(asked.model), attempt)
+
+    @router.post("/v1/chat/completions", summary="Answer a chat", **taking(ChatRequest, ChatCompletion))
+    async def chat_completions(request: Request) -> Response:
+        asked = await desk.read(request, ChatRequest)
+
+        async def attempt(served: Served) -> Response:
+            return await desk.generate(request, await ChatAnswer.prepare(asked, served), stream=asked.stream)
+
+        return await desk.ask(desk.decoder(asked.model), attempt)
+
+    return router
+
+
+def _encoding(desk: Desk) -> APIRouter:
+    router = APIRouter(tags=["encoders"])
+
+    @router.post("/v1/embeddings", summary="Texts as vectors", **taking(EmbeddingRequest, encoders.Embeddings))
+    async def embeddings(request: Request) -> Response:
+        asked = await desk.read(request, EmbeddingRequest)
+
+        async def attempt(served: ServedEncoder) -> Response:
+            ids = await encoders.tokenise(asked.input, served)
+            return await desk.encode(request, served, ids, lambda: encoders.embed(asked, served, ids))
+
+        return await desk.ask(desk.encoder(asked.model, classifies=False), attempt)
+
+    @router.post("/v1/classify", summary="Texts to classes", **taking(ClassifyRequest, encoders.Classes))
+    async def classify(request: Request) -> Response:
+        asked = await desk.read(request, ClassifyRequest)
+
+        async def attempt(served: ServedEncoder) -> Response:
+            ids = await encoders.tokenise(asked.input, served)
+            return await desk.encode(request, served, ids, lambda: encoders.classify(served, ids))
+
+        return await desk.ask(desk.encoder(asked.model, classifies=True), attempt)
+
+    return router
+
+
+def _accounts(desk: Desk) -> APIRouter:
+    router = APIRouter(tags=["accounts"])
+
+    @router.post("/v1/feedback", summary="What you think of an answer", **taking(Feedback))
+    async def feedback(request: Request) -> Response:
+        given = await desk.read(request, Feedback)
+        await desk.front.feedback(caller_of(request), given)
+        return JSONResponse({"object": "feedback", "id": given.id})
+
+    @router.get("/v1/usage", summary="What a key has used, by model, version and day")
+    async def usage(request: Request, key: str | None = None, day: str | None = None) -> Response:
+        if day is not None and not _DAY.fullmatch(day):
+            raise ApiError("day: must be YYYY-MM-DD", param="day")
+        rows = await desk.front.usage(caller_of(request), key_id=key, day=day)
+        return JSONResponse({"object": "list", "data": [dataclasses.asdict(row) for row in rows]})
+
+    return router
+
+
+def _pages() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+    page, docs = _read_page("page.html"), _read_page("docs.html")
+
+    @router.get("/")
+    async def try_it() -> Response:
+        return HTMLResponse(page.text, headers=page.headers)
+
+    @router.get("/docs")
+    async def documentation() -> Response:
+        return HTMLResponse(docs.text, headers=docs.headers)
+
+    return router
+
+
+@dataclass(frozen=True)
+class _Page:
+    text: str
+    headers: dict[str, str]
+
+
+def _read_page(name: str) -> _Page:
+    """A page of ours, which may load and run nothing but what stands in it, and ask nobody but this service."""
+    text = (_PAGES / name).read_text(encoding="utf-8")
+    script, style = (_hash(text.split(f"<{tag}>", 1)[1].split(f"</{tag}>", 1)[0]) for tag in ("script", "style"))
+    policy = (
+        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    headers = {
+        "content-security-policy": policy,
+        "cache-control": "no-store",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+    return _Page(text, headers)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, refused as soon as it is too large."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(f"The body of your request is larger than {MAX_BODY_BYTES} bytes", status=413)
-    return bytes(body)
-
-
-async def _events(prepared: Prepared) -> AsyncGenerator[str, None]:
-    """Server-sent events, closed by [DONE] or by an error: the status 200 has been sent long before."""
-    try:
-        async with aclosing(completion.stream(prepared)) as chunks:
-            async for chunk in chunks:
-                yield f"data: {chunk}\n\n"
-        yield "data: [DONE]\n\n"
-    except EngineError as error:
-        yield f"data: {json.dumps(ApiError(str(error), status=500).body())}\n\n"
+    """The body, refused as soon as it is too large or too slow; see `Bodies`."""
+    return await Bodies().read(request)
 
 
 def answer_errors(app: FastAPI) -> None:
     """Every error in OpenAI's form, none with a traceback."""
 
-    @app.exception_handler(ApiError)
-    async def refused(request: Request, error: ApiError) -> Response:
-        return JSONResponse(error.body(), error.status, error.headers)
-
-    @app.exception_handler(EngineError)
-    async def engine_failed(request: Request, error: EngineError) -> Response:
-        return JSONResponse(ApiError(str(error), status=500).body(), 500)
-
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         message = f"{error.detail}: {request.method} {request.url.path}"
-        return JSONResponse(ApiError(message, status=error.status_code, code="unknown_url").body(), error.status_code)
+        told = ApiError(message, status=error.status_code, code="unknown_url")
+        return JSONResponse(told.body(), told.status, error.headers)
 
-    @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        _log.error("a request failed", exc_info=error)
-        return JSONResponse(ApiError("The server had an error while processing your request", status=500).body(), 500)
+        told = as_api_error(error)
+        return JSONResponse(told.body(), told.status, told.headers)
+
+    for kind in (ApiError, EngineError, Exception):
+        app.add_exception_handler(kind, failed)

@@ -6,9 +6,18 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from orchestrator.serve.api.chat import ChatRequest
 from orchestrator.serve.api.completions import Choice, CompletionRequest, Logprobs, Usage, parse_completion_request
+from orchestrator.serve.api.encoders import ClassifyRequest, EmbeddingRequest
 from orchestrator.serve.api.errors import ApiError, context_exceeded, model_not_found
+from orchestrator.serve.api.feedback import Feedback
+from orchestrator.serve.api.request import Closed
+from orchestrator.serve.api.request import parse as read
+
+_FORMS = (CompletionRequest, ChatRequest, EmbeddingRequest, ClassifyRequest, Feedback)
 
 
 def parse(**fields: Any) -> CompletionRequest:
@@ -25,7 +34,7 @@ def test_defaults_are_openais() -> None:
 def test_null_is_the_default() -> None:
     names = set(CompletionRequest.model_fields) - {"model"}
     assert parse(**dict.fromkeys(names)) == parse()
-    assert parse(suffix=None, logit_bias=None) == parse()
+    assert parse(suffix=None) == parse()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +62,8 @@ def test_the_forms_of_stop(given: Any, stops: tuple[str, ...]) -> None:
     [
         {"user": "me"},
         {"presence_penalty": 0, "frequency_penalty": 0.0},
-        {"logit_bias": {}},
+        {"logit_bias": {"5": -100, "6": 0.5}, "stop_token_ids": [5], "ignore_eos": True, "min_tokens": 2},
+        {"top_k": -1, "min_p": 0.1, "repetition_penalty": 1.2},
         {"suffix": ""},
         {"best_of": 1},
         {"n": 2, "best_of": 2},
@@ -100,8 +110,19 @@ def test_harmless_values_are_accepted(harmless: dict[str, Any]) -> None:
         ({"logprobs": -1}, "logprobs", "greater than or equal to 0"),
         ({"logprobs": True}, "logprobs", "logprobs: Input should be a valid integer, got True"),
         ({"suffix": "x"}, "suffix", "suffix: is not supported"),
-        ({"presence_penalty": 0.5}, "presence_penalty", "is not supported"),
-        ({"logit_bias": {"5": -100}}, "logit_bias", "is not supported"),
+        ({"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+        ({"top_k": -2}, "top_k", "greater than or equal to -1"),
+        ({"min_p": 1.5}, "min_p", "less than or equal to 1"),
+        ({"logit_bias": {"5": -101}}, "logit_bias", "logit_bias: has no number from -100 to 100 for token 5"),
+        ({"logit_bias": {"5": True}}, "logit_bias", "no number"),
+        ({"logit_bias": {"-5": 1}}, "logit_bias", "has '-5', which is no token id"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "which is no token id"),
+        ({"logit_bias": [1]}, "logit_bias", "must be an object"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids", "stop_token_ids[0]: Input should be greater than or equal to 0"),
+        ({"stop_token_ids": 5}, "stop_token_ids", "valid tuple"),
+        ({"ignore_eos": 1}, "ignore_eos", "valid boolean"),
+        ({"stop": "x" * 1001}, "stop", "more than 1000 characters"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "only allowed when stream is true"),
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "Unrecognized request argument"),
         ({"max_token": 5}, "max_token", "Unrecognized request argument supplied: max_token"),
@@ -125,6 +146,25 @@ def test_a_body_that_is_no_json_is_400(body: bytes) -> None:
     with pytest.raises(ApiError, match="could not parse the JSON body") as caught:
         parse_completion_request(body)
     assert caught.value.status == 400
+
+
+_FIELDS = sorted({*CompletionRequest.model_fields, *CompletionRequest.UNSUPPORTED, "messages", "?"})
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(fields=st.dictionaries(st.sampled_from(_FIELDS), _VALUES, max_size=4), form=st.sampled_from(_FORMS))
+@settings(max_examples=300, deadline=None)
+def test_no_value_of_any_field_is_more_than_a_400(fields: dict[str, Any], form: type[Closed]) -> None:
+    error: ApiError | None = None
+    try:
+        read(form, json.dumps(fields).encode())
+    except ApiError as refused:
+        error = refused
+    assert error is None or (error.status == 400 and len(error.message) < 600)
 
 
 def test_a_body_that_is_no_object_is_400() -> None:

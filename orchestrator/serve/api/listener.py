@@ -1,0 +1,110 @@
+"""What stands at the connection itself, in Ray Serve's proxy: a deadline for headers, and a bound for bodies.
+
+uvicorn has a limit for idle connections between two requests alone, and none for a request whose headers trickle in.
+The proxy reads a body as fast as it comes and keeps it until the gateway has taken it, also when that has had enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from orchestrator.serve.api.limits import Limits
+
+HEADERS_S = 10.0
+"""From the connection's beginning, or from a later request's first byte, to the end of the headers."""
+_HEAD = (
+    b"HTTP/1.1 408 Request Timeout",
+    b"content-type: application/json",
+    b"connection: close",
+    b"content-length: %d",
+    b"",
+    b"%s",
+)
+_BODY = (
+    b'{"error": {"message": "The headers of your request took too long", "type": "invalid_request_error", '
+    b'"param": null, "code": "header_timeout"}}'
+)
+
+
+class PatientProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    """uvicorn's protocol with a deadline for headers: `uvicorn.Config(http=PatientProtocol)`."""
+
+    headers_s = HEADERS_S
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        super().connection_made(transport)
+        self._begin()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self._deadline is None and not self._working():
+            self._begin()
+        super().data_received(data)
+        if self._working() or self.transport.is_closing():
+            self._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._end()
+        super().connection_lost(exc)
+
+    def _working(self) -> bool:
+        """Whether a request has all its headers, and not yet all its answer."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _begin(self) -> None:
+        self._deadline = self.loop.call_later(self.headers_s, self._late)
+
+    def _end(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        self._deadline = None
+        if not self._working() and not self.transport.is_closing():
+            self.transport.write(b"\r\n".join(_HEAD) % (len(_BODY), _BODY))
+            self.transport.close()
+
+
+class Bounded:
+    """Hands on of a body what shows that it is too large, and forgets the rest: whoever reads it refuses it by then."""
+
+    def __init__(self, app: ASGIApp, *, body_bytes: int) -> None:
+        self._app, self._body_bytes = app, body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        handed_on = 0
+
+        async def bounded() -> Message:
+            nonlocal handed_on
+            while True:
+                message = await receive()
+                if message["type"] != "http.request" or handed_on <= self._body_bytes or not message.get("more_body"):
+                    handed_on += len(message.get("body", b""))
+                    return message
+
+        await self._app(scope, bounded, send)
+
+
+def guard_listeners() -> list[Middleware]:
+    """Give every uvicorn that starts in this process later the deadline for headers; returns the bound for bodies.
+
+    Ray Serve builds its own uvicorn in its proxy, and calls the function that
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names before that; it wants a list of middlewares in return.
+    """
+    from uvicorn import config
+
+    config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{PatientProtocol.__name__}"
+    return [Middleware(Bounded, body_bytes=Limits().body_bytes)]
