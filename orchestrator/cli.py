@@ -25,8 +25,11 @@ from orchestrator.cli_common import (
     store_at,
 )
 from orchestrator.cli_data import data
+from orchestrator.cli_keys import register as register_keys
+from orchestrator.cli_kubernetes import register as register_kubernetes
 from orchestrator.cli_models import register
 from orchestrator.cli_runs import checkpoints, runs
+from orchestrator.cli_serve import register as register_serve
 from orchestrator.errors import Interrupted, JobError, SlipwayError, Stopped, storage_error
 from orchestrator.plan import Stage
 
@@ -48,6 +51,9 @@ app.add_typer(runs, name="runs")
 app.add_typer(checkpoints, name="checkpoints")
 register(app)
 register_chaos(app)
+register_keys(app)
+register_kubernetes(app)
+register_serve(app)
 
 Until = Annotated[Stage, typer.Option("--until", help="Stop after this stage.")]
 
@@ -217,49 +223,6 @@ def export(
         **({"gguf": where.relative(file)} if file else {}),
     }
     print_document(document, as_json, "print_row")
-
-
-@app.command()
-def serve(
-    run_name: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run, its name in the store, or an export's folder.")
-    ] = None,
-    store: StoreDir = DEFAULT_STORE,
-    as_json: AsJson = False,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port on 127.0.0.1; the job's by default.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when the service is ready; it lives on.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="List the detached services of this machine.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop the detached services, or the one on --port.")] = False,
-) -> None:
-    """Serve a run's newest proven export through an OpenAI-compatible API.
-
-    Example:  slipway serve quickstart-0123456789ab --port 8123 --detach
-    """
-    from orchestrator.serve.host import detached
-
-    if status or stop:
-        rows = detached.status() if status else detached.stop(port)
-        print_document({"services": rows}, as_json, "print_services")
-        return
-    if run_name is None:
-        raise JobError("serve needs a RUN", fix="`slipway runs` lists them; --status and --stop need none")
-    from orchestrator.serve.host.target import find_export
-
-    export_folder, settings, name = find_export(store_at(store), run_name)
-    port = port or settings.port
-    if detach:
-        answer = detached.start_detached(export_folder, settings=settings, model_name=name, port=port)
-        print_document({"url": answer["url"], "model": answer["model"]}, as_json, "say_url")
-        return
-    from orchestrator.serve.host.foreground import serve_foreground
-
-    serve_foreground(
-        export_folder,
-        settings=settings,
-        model_name=name,
-        port=port,
-        ready=lambda service: print_document({"url": service.url, "model": service.model}, as_json, "say_url"),
-    )
 
 
 @app.command()

@@ -93,6 +93,12 @@ def say_url(answer: dict[str, Any]) -> None:
     )
 
 
+def say_rollout(done: dict[str, Any]) -> None:
+    """The end of a rollout or a rollback."""
+    before = f", after {done['before']}" if done["before"] else ""
+    _out.print(f"{done['model']} {done['version']} is served at {done['url']}{before}: {done['reason']}", markup=False)
+
+
 def print_outcome(document: dict[str, Any]) -> None:
     """The end of `slipway run`."""
     table = Table(show_header=False)
@@ -133,8 +139,20 @@ def print_row(document: dict[str, Any]) -> None:
 
 def print_services(document: dict[str, Any]) -> None:
     """The table of `slipway serve --status`."""
-    shown = ("port", "model", "url", "pid", "state", "answers")
-    print_rows([{name: str(service.get(name, "")) for name in shown} for service in document["services"]])
+    shown = ("port", "url", "pid", "state", "answers")
+    print_rows(
+        [
+            {**{name: str(service.get(name, "")) for name in shown}, "models": _versions(service)}
+            for service in document["services"]
+        ]
+    )
+
+
+def _versions(service: dict[str, Any]) -> str:
+    found = service.get("versions") or []
+    if not found:
+        return str(service["model"])
+    return ", ".join(f"{e['model']} {e['version']}" + ("" if e["share"] == 1 else f" {e['share']:.0%}") for e in found)
 
 
 def print_rows(rows: list[dict[str, Any]], leave_out: tuple[str, ...] = ()) -> None:

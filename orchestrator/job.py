@@ -33,9 +33,10 @@ _OBJECTIVES: dict[str, tuple[str, str]] = {
 
 
 class Replicas(Section):
-    """Copies of the model; Ray Serve scales between `min` and `max` on the requests under way."""
+    """Copies of the model; their number follows the tokens in flight and the time that requests wait."""
 
-    min: Positive = 1
+    min: NotNegative = 1
+    """0: none while nobody asks; the first request waits until one has started."""
     max: Positive = 1
 
     @model_validator(mode="after")
@@ -43,6 +44,13 @@ class Replicas(Section):
         if self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         return self
+
+
+class Price(Section):
+    """What a model's tokens cost, in any currency."""
+
+    prompt_per_million: Annotated[float, Field(ge=0.0, lt=1e6)]
+    completion_per_million: Annotated[float, Field(ge=0.0, lt=1e6)]
 
 
 class Serve(Section):
@@ -58,7 +66,19 @@ class Serve(Section):
     max_tokens: Positive | None = None
     """Largest completion that a request may ask for; null: what the context holds."""
     max_ongoing_requests: Positive = 16
-    """Requests a replica works on at once; more wait, then get a 503."""
+    """Requests a replica works on at once; more wait, then get a 429."""
+    cache_tokens: Positive | None = None
+    """Keys and values that a replica keeps in memory; null: what its requests may need at most, up to 1 GiB."""
+    int8: bool = False
+    """Keep matrices in 8 bits beside bf16: faster where memory is slow, at some loss."""
+    gate: str | None = None
+    """What a version must fulfil to replace another: `validation_loss <= current + 0.01`, several joined by `and`."""
+    accounts: str | None = None
+    """Where keys and usage are kept: a URL or an SQLite file; null: SLIPWAY_ACCOUNTS, else this machine's own."""
+    prices: dict[str, Price] = {}
+    """By model; usage has no cost for a model that is not here."""
+    store_prompts: bool = False
+    """Keep prompts and answers, without personal data, so that feedback with consent can become training data."""
     probe_prompts: list[Annotated[str, Field(min_length=1)]] = ["The "]
     """Prompts that `run` asks the fresh service, to show that it answers."""
 

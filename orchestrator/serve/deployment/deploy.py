@@ -6,29 +6,24 @@ import contextlib
 import http.client
 import json
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import serve
-from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from orchestrator.errors import CapacityError, ServeError
-from orchestrator.export.manifest import is_custom
+from orchestrator.errors import ServeError
 from orchestrator.job import Serve
+from orchestrator.serve.deployment import fleet, gateway, table
+from orchestrator.serve.deployment.table import Entry
+from orchestrator.serve.host.address import asked_at
 from orchestrator.serve.host.processes import HOST, check_port, port_is_free
 
-APP_NAME = "slipway"
-_READY_LIMIT_S = 600.0
-"""A large model takes minutes to read; a replica that fails is noticed at once."""
+_START_LIMIT_S = 30.0
 _ANSWER_LIMIT_S = 30.0
 _STOP_LIMIT_S = 20.0
-_POLL_S = 0.05
-_FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
 @dataclass(frozen=True)
@@ -39,56 +34,66 @@ class Service:
     """Base of OpenAI's API: http://127.0.0.1:PORT/v1."""
     model: str
     port: int
+    version: str = "v1"
+    host: str = HOST
+    """The address that it listens on."""
 
     def stop(self) -> None:
         """End it, and Serve on this Ray with it; returns when the port is free again."""
-        _shut_down_serve()
-        _wait_until(lambda: port_is_free(self.port), _STOP_LIMIT_S, f"port {self.port} is still in use")
+        fleet.shut_down()
+        fleet.wait_until(lambda: port_is_free(self.port, self.host), _STOP_LIMIT_S, f"port {self.port} is still in use")
 
 
-def prove(export: Path, settings: Serve) -> None:
-    """Prove an export in this process: Serve would try replica after replica, and hide the reason in its logs.
-
-    Raises:
-        StoreError, ServeError: as `prove_to_serve`.
-    """
-    from orchestrator.export.custom import prove_to_serve
-
-    prove_to_serve(export, precision=settings.precision)
-
-
-def deploy(export: Path, *, settings: Serve, model_name: str, port: int, proof: Future[None] | None = None) -> Service:
+def deploy(
+    export: Path,
+    *,
+    settings: Serve,
+    model_name: str,
+    port: int,
+    version: str | None = None,
+    proof: Future[None] | None = None,
+    host: str = HOST,
+) -> Service:
     """Serve an export on this Ray; returns when it is ready and warm: it has answered a request through HTTP.
 
-    `proof` is a call of `prove` that is under way already; None has it made here, while Serve starts. A service
-    that runs on this Ray already is replaced: its replicas go when the new ones are ready.
+    `proof` is a call of `fleet.prove` that is under way already; None has it made here, while Serve starts. A version
+    of the same model that runs on this Ray already is replaced: its replicas go when the new ones are ready, and have
+    finished what they had begun. Other models stay. `version` is the next one where None is given.
 
     Raises:
         StoreError: the export is not the one that was written.
         ServeError: its probe fails, the port is taken, or no replica becomes ready. Nothing is left running.
         CapacityError: the smallest number of replicas does not fit on this Ray.
     """
-    service = Service(f"http://{HOST}:{port}/v1", model_name, port)
-    running = _controller()
+    running = fleet.controller()
     if running is None:
-        check_port(port)
+        check_port(port, host)
     else:
         _check_port_of(running, port)
-    _check_capacity(settings)
+    fleet.check_capacity(settings)
     if proof is not None and proof.done():
         proof.result()  # refused before anything starts
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     # Each of these starts processes or imports torch, for seconds on a core of its own: side by side.
     with ThreadPoolExecutor(2) as pool, _shut_down_on_error() if running is None else contextlib.nullcontext():
-        proof = proof or pool.submit(prove, export, settings)
-        starting = pool.submit(_start_serve, port)
-        _wait_until(lambda: starting.done() or _controller() is not None, _ANSWER_LIMIT_S, "Serve does not start")
+        proof = proof or pool.submit(fleet.prove, export, settings)
+        starting = pool.submit(fleet.start_serve, port, host)
+        fleet.wait_until(
+            lambda: starting.done() or fleet.controller() is not None, _START_LIMIT_S, "Serve does not start"
+        )
+        before = gateway.stored_table() if running is not None else ()
+        if not before:
+            gateway.store_table(())
+            fleet.start_gateway(settings)  # it is there when the proof is
         proof.result()
-        _deploy_proven(export, settings, service)
+        entry = fleet.entry_of(export, settings, model=model_name, version=version or _next(before, model_name))
+        service = Service(f"http://{asked_at(host)}:{port}/v1", model_name, port, entry.version, host)
+        _replace(before, entry, settings)
         starting.result()
-        _wait_until(_is_running, _READY_LIMIT_S, "no replica is ready")
-        question = _question(export, service)
-        _wait_until(lambda: _answers(service, *question), _ANSWER_LIMIT_S, f"port {port} does not answer")
+        question = _question(entry)
+        fleet.wait_until(lambda: _answers(service, *question), _ANSWER_LIMIT_S, f"port {port} does not answer")
+    for old in table.of_model(before, model_name):
+        fleet.remove(old)
     return service
 
 
@@ -128,103 +133,51 @@ def _check_port_of(running: Any, port: int) -> None:
         )
 
 
-def _deploy_proven(export: Path, settings: Serve, service: Service) -> None:
-    # Not at the top: it imports torch, which the proof does in its thread while Serve starts.
-    from orchestrator.serve.deployment.replica import build_application
-
-    application = build_application(export, settings=settings, model_name=service.model)
-    target = serve.RunTarget(target=application, name=APP_NAME, route_prefix="/")
-    serve.run_many([target], wait_for_applications_running=False)
+def _next(before: table.Table, model: str) -> str:
+    return table.next_version(entry.version for entry in table.of_model(before, model))
 
 
-def _check_capacity(settings: Serve) -> None:
-    """Serve would wait for ever for cores that there are not."""
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, each in (("CPU", settings.cpus), ("GPU", settings.gpus)):
-        wanted = settings.replicas.min * each
-        if wanted > have.get(name, 0.0):
-            raise CapacityError(
-                f"serve.replicas.min {settings.replicas.min} of {each} {name} each need {wanted}, "
-                f"this Ray has {have.get(name, 0.0):g}",
-                fix=f"lower serve.replicas.min or serve.{name.lower()}s",
-            )
+def _replace(before: table.Table, entry: Entry, settings: Serve) -> None:
+    """Start a version, and have it answer once it can."""
+    fleet.start(entry, settings)
+    try:
+        fleet.wait_running(entry.app)
+        fleet.wait_running(gateway.APP)
+    except BaseException:
+        fleet.end(entry.app)
+        raise
+    fleet.route(table.alone(before, entry))
 
 
 @contextlib.contextmanager
-def _shut_down_on_error() -> Any:
+def _shut_down_on_error() -> Iterator[None]:
     try:
         yield
     except BaseException:  # Ctrl-C too: a service that nobody has seen ready must not live on
-        _shut_down_serve()
+        fleet.shut_down()
         raise
 
 
-def _is_running() -> bool:
-    """Whether the replicas that must be there are. Raises ServeError if they never will be."""
-    status = serve.status().applications.get(APP_NAME)
-    if status is None or status.status not in _FAILED:
-        return status is not None and status.status == ApplicationStatus.RUNNING
-    reasons = [d.message for d in status.deployments.values() if d.message] or [status.message]
-    raise ServeError(f"no replica became ready: {_last_error(reasons[0])}")
-
-
-def _last_error(message: str) -> str:
-    """The error in Serve's message, without the traceback that leads to it."""
-    flush_left = [line for line in message.splitlines() if line and not line[0].isspace()]
-    return flush_left[-1] if flush_left else message
-
-
-def _question(export: Path, service: Service) -> tuple[str, str]:
+def _question(entry: Entry) -> tuple[str, str]:
     """Path and body of a request that asks for little, and goes all the way: one token, or the probe's predictions."""
-    if not is_custom(export):
-        return "/v1/completions", json.dumps({"model": service.model, "prompt": "", "max_tokens": 1, "temperature": 0})
+    if entry.facts.kind == "decoder":
+        return "/v1/completions", json.dumps({"model": entry.model, "prompt": "", "max_tokens": 1, "temperature": 0})
+    if entry.facts.kind == "encoder":
+        path = "/v1/classify" if entry.facts.labels else "/v1/embeddings"
+        return path, json.dumps({"model": entry.model, "input": "a"})
     from orchestrator.export.custom import probe_rows
 
-    columns = {name: rows.tolist() for name, rows in probe_rows(export).items()}
-    return "/v1/predict", json.dumps({"model": service.model, "columns": columns})
+    columns = {name: rows.tolist() for name, rows in probe_rows(Path(entry.export)).items()}
+    return "/v1/predict", json.dumps({"model": entry.model, "columns": columns})
 
 
 def _answers(service: Service, path: str, body: str) -> bool:
-    """Whether it answers. Right after the deployment Serve's proxy does not know the route yet."""
-    connection = http.client.HTTPConnection(HOST, service.port, timeout=_ANSWER_LIMIT_S)
+    """Whether it answers, or asks for a key. Right after the deployment Serve's proxy does not know the route yet."""
+    connection = http.client.HTTPConnection(asked_at(service.host), service.port, timeout=_ANSWER_LIMIT_S)
     try:
         connection.request("POST", path, body)
-        return connection.getresponse().status == http.client.OK
+        return connection.getresponse().status in (http.client.OK, http.client.UNAUTHORIZED)
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
-
-
-def _wait_until(done: Callable[[], bool], limit_s: float, complaint: str) -> None:
-    deadline = time.monotonic() + limit_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise ServeError(f"{complaint} after {limit_s:g} s")
-        time.sleep(_POLL_S)
-
-
-def _start_serve(port: int) -> None:
-    """Serve's controller, then its HTTP proxy: returns when that listens."""
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={"host": HOST, "port": port},
-        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
-    )
-
-
-def _controller() -> Any:
-    """Serve's controller on this Ray; None where Serve does not run."""
-    try:
-        return ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-    except ValueError:
-        return None
-
-
-def _shut_down_serve() -> None:
-    """As `serve.shutdown()`, but not from within a call that its actor does not survive: Ray prints that."""
-    controller = _controller()
-    if controller is not None:
-        with contextlib.suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            ray.get(controller.graceful_shutdown.remote(wait=False), timeout=_STOP_LIMIT_S)
-        _wait_until(lambda: _controller() is None, _STOP_LIMIT_S, "Ray Serve still runs")

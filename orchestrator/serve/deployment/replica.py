@@ -1,130 +1,185 @@
-"""The Ray Serve deployment: a replica proves its export, warms up, and only then takes requests."""
+"""The replicas of one version: each proves its export, warms up, and only then takes requests of the gateway."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from fastapi import FastAPI
-from ray import serve
-from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, BackpressureConfig
-from ray.serve.schema import LoggingConfig
 
+from model.heads import EncoderHead
 from orchestrator.export.custom import prove_custom
-from orchestrator.export.manifest import is_custom
-from orchestrator.export.prove import ProvenModel, load_proven
+from orchestrator.export.prove import Proven, ProvenModel, load_proven, prove_export
 from orchestrator.job import Serve
-from orchestrator.serve.api.answer import Served
-from orchestrator.serve.api.predict import ServedNetwork, build_predict_app
-from orchestrator.serve.api.routes import HEALTH_TIMEOUT_S, build_app
-from orchestrator.serve.engine.interleaved import Engine
-from orchestrator.serve.engine.protocol import Sampling
-from orchestrator.serve.engine.sequence import Sequence
-from orchestrator.store import MARKER
+from orchestrator.serve.api.errors import ApiError
+from orchestrator.serve.api.predict import ServedNetwork, parse_rows
+from orchestrator.serve.api.routes import HEALTH_TIMEOUT_S
+from orchestrator.serve.deployment.gateway import stored_table
+from orchestrator.serve.deployment.pace import Pacer, whole
+from orchestrator.serve.deployment.scaling import stats_of
+from orchestrator.serve.engine.batching import Engine
+from orchestrator.serve.engine.encoder import EncoderEngine
+from orchestrator.serve.engine.encoder_protocol import Encoded
+from orchestrator.serve.engine.protocol import EngineError, Load, Piece, Sampling
 
-_WARM_TOKENS = 4
-_QUEUED_PER_SLOT = 4
-"""Requests that may wait for each one that is worked on; beyond that a client had better come back later."""
+_TRY_TOKENS = 16
+WAITING_PER_SLOT = 2
+"""Requests that may wait in a replica's engine for each one that it works on."""
 
 
-@serve.ingress()
 class Replica:
-    """One copy of the model. Not ready before the export is proven in this very process."""
+    """One copy of a decoder. Not ready before the export is proven in this very process."""
 
-    def __init__(self, export: str, settings: dict[str, Any], model_name: str) -> None:
+    def __init__(self, export: str, settings: dict[str, Any], app: str) -> None:
         """Raises StoreError or ServeError, which fails the deployment, as `load_proven`."""
         self._settings = Serve.model_validate(settings)
         torch.set_num_threads(self._settings.cpus)
-        device = "cuda" if self._settings.gpus else "cpu"
-        proven = load_proven(Path(export), precision=self._settings.precision, device=device)
-        _warm(proven)
-        self._served = Served(
-            name=model_name,
-            engine=Engine(proven, threads=self._settings.cpus),
-            tokenizer=proven.tokenizer,
-            eos_id=proven.eos_id,
-            vocab_size=proven.allowed_size,
-            context=proven.config.context,
-            max_tokens=self._settings.max_tokens or proven.config.context,
-            fingerprint=_fingerprint(proven),
-            created=int((Path(export) / MARKER).stat().st_mtime),
+        # Weights may have been swapped into this application since it was deployed.
+        self._export = next((entry.export for entry in stored_table() if entry.app == app), export)
+        proven = self._proven(self._export)
+        self._eos_id, self._context = proven.eos_id, proven.config.context
+        slots = self._settings.max_ongoing_requests
+        self._engine = Engine(
+            proven,
+            threads=self._settings.cpus,
+            max_running=slots,
+            max_waiting=slots * WAITING_PER_SLOT,
+            cache_tokens=self._settings.cache_tokens,
+            int8=self._settings.int8,
         )
+        self._pacer = Pacer()
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Ray Serve asks for the routes once the replica stands."""
-        return build_app(self._served)
+    async def generate(self, prompt_T: list[int], sampling: Sampling) -> AsyncGenerator[Piece | EngineError, None]:
+        """As `InferenceEngine`; a failure is the last item, not raised: Ray would wrap it, with a traceback."""
+        try:
+            made = self._engine.generate(prompt_T, sampling)
+            async with aclosing(self._pacer.paced(made) if sampling.in_pieces else whole(made)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except EngineError as error:
+            yield error
+
+    async def check(self, timeout_s: float) -> str | None:
+        """What is wrong with the engine; None once it has made a token."""
+        try:
+            await self._engine.check(timeout_s=timeout_s)
+        except EngineError as error:
+            return str(error)
+        return None
+
+    async def try_out(self) -> str | None:
+        """What is wrong with a few tokens that it makes for itself, each with its probability; None if nothing is."""
+        asked = Sampling(max_tokens=min(_TRY_TOKENS, self._context - 1), temperature=0.0, logprobs=0)
+        made: list[float] = []
+        try:
+            async for piece in self._engine.generate([self._eos_id], asked):
+                made += [told.logprob for told in piece.logprobs if told.logprob is not None]
+        except EngineError as error:
+            return str(error)
+        return None if all(map(math.isfinite, made)) else "its probabilities are no numbers"
+
+    async def swap(self, export: str) -> float | EngineError:
+        """Go on with the weights of another export of the same shape; returns for how many seconds no token was made.
+
+        Raises:
+            StoreError, ServeError: it does not prove.
+        """
+        if export == self._export:
+            return 0.0
+        proven = await asyncio.to_thread(self._proven, export)
+        try:
+            blackout_s = await asyncio.to_thread(self._engine.swap, proven)
+        except EngineError as error:
+            return error
+        self._export = export
+        return blackout_s
+
+    async def load(self) -> Load:
+        """How busy the engine is."""
+        return self._engine.load()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Ray Serve hands to the scaling policy."""
+        return stats_of(self._engine.load(), slots=self._settings.max_ongoing_requests)
 
     async def check_health(self) -> None:
         """Ray Serve replaces a replica for which this raises: one whose engine makes no token."""
-        await self._served.engine.check(timeout_s=HEALTH_TIMEOUT_S)
+        await self._engine.check(timeout_s=HEALTH_TIMEOUT_S)
+
+    def _proven(self, export: str) -> ProvenModel:
+        device = "cuda" if self._settings.gpus else "cpu"
+        return load_proven(Path(export), precision=self._settings.precision, device=device)
 
 
-@serve.ingress()
+class Encoder:
+    """One copy of an encoder. Not ready before the export is proven in this very process."""
+
+    def __init__(self, export: str, settings: dict[str, Any], app: str) -> None:
+        """Raises StoreError or ServeError, which fails the deployment, as `prove_export`."""
+        asked = Serve.model_validate(settings)
+        torch.set_num_threads(asked.cpus)
+        proven = prove_export(Path(export), precision=asked.precision, device="cuda" if asked.gpus else "cpu")
+        self._engine = EncoderEngine(cast(Proven[EncoderHead], proven), threads=asked.cpus)
+
+    async def encode(self, prompts_B: list[list[int]]) -> Encoded | EngineError:
+        """As `EncoderEngine`; a failure is returned, not raised: Ray would wrap it, with a traceback."""
+        try:
+            return await self._engine.encode(prompts_B)
+        except EngineError as error:
+            return error
+
+    async def check(self, timeout_s: float) -> str | None:
+        """What is wrong with the engine; None once it has read a token."""
+        try:
+            await self._engine.check(timeout_s=timeout_s)
+        except EngineError as error:
+            return str(error)
+        return None
+
+    async def try_out(self) -> str | None:
+        """What is wrong with what it says of a token; None if nothing is."""
+        return await self.check(HEALTH_TIMEOUT_S)
+
+    async def check_health(self) -> None:
+        """Ray Serve replaces a replica for which this raises: one whose engine reads no token."""
+        await self._engine.check(timeout_s=HEALTH_TIMEOUT_S)
+
+
 class Predictor:
     """One copy of a network of the user's own. Not ready before the export is proven in this very process."""
 
-    def __init__(self, export: str, settings: dict[str, Any], model_name: str) -> None:
+    def __init__(self, export: str, settings: dict[str, Any], model: str) -> None:
         """Raises StoreError or ServeError, which fails the deployment, as `prove_custom`."""
         asked = Serve.model_validate(settings)
         torch.set_num_threads(asked.cpus)
         network = prove_custom(Path(export), precision=asked.precision, device="cuda" if asked.gpus else "cpu")
-        created = int((Path(export) / MARKER).stat().st_mtime)
-        self._served = ServedNetwork(name=model_name, network=network, created=created)
+        self._served = ServedNetwork(name=model, network=network, created=0)
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Ray Serve asks for the routes once the replica stands."""
-        return build_predict_app(self._served)
+    async def predict(self, body: bytes) -> list[Any] | ApiError | EngineError:
+        """Predictions of the rows of a request's body; what is wrong with it is returned, not raised."""
+        served = self._served
+        try:
+            columns = await asyncio.to_thread(parse_rows, body, served.network.config.columns, served.name)
+            return await served.predict(columns)
+        except (ApiError, EngineError) as error:
+            return error
+
+    async def check(self, timeout_s: float) -> str | None:
+        """What is wrong with the network; None once it has predicted."""
+        try:
+            await self._served.check(timeout_s=timeout_s)
+        except EngineError as error:
+            return str(error)
+        return None
+
+    async def try_out(self) -> str | None:
+        """What is wrong with its predictions of the probe; None if nothing is."""
+        return await self.check(HEALTH_TIMEOUT_S)
 
     async def check_health(self) -> None:
         """Ray Serve replaces a replica for which this raises: one whose network predicts no more."""
         await self._served.check(timeout_s=HEALTH_TIMEOUT_S)
-
-
-def _warm(proven: ProvenModel) -> None:
-    """The first passes allocate and choose kernels: not at a client's expense."""
-    sequence = Sequence(proven, [proven.eos_id], Sampling(max_tokens=_WARM_TOKENS, temperature=0.0))
-    while sequence.step().finish_reason is None:
-        pass
-
-
-def _fingerprint(proven: ProvenModel) -> str:
-    tensors = json.dumps(proven.manifest.tensors, sort_keys=True)
-    return f"fp_{hashlib.sha256(tensors.encode()).hexdigest()[:12]}"
-
-
-def build_application(export: Path, *, settings: Serve, model_name: str) -> Application:
-    """The deployment that the job asks for, ready for `serve.run`."""
-    replicas, slots = settings.replicas, settings.max_ongoing_requests
-    scaling: dict[str, Any] = {"num_replicas": replicas.min}
-    if replicas.max > replicas.min:
-        scaling = {
-            "autoscaling_config": AutoscalingConfig(
-                min_replicas=replicas.min,
-                max_replicas=replicas.max,
-                target_ongoing_requests=max(1.0, slots / 2),
-                upscale_delay_s=3.0,  # a replica takes seconds to start: sooner would chase noise
-                downscale_delay_s=60.0,
-                look_back_period_s=11.0,  # Serve's metrics come every 10 s, and it wants more than one
-            )
-        }
-    deployment: Any = serve.deployment(  # Any: its stub knows the decorator's form only
-        Predictor if is_custom(export) else Replica,
-        name="model",
-        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
-        max_ongoing_requests=slots,
-        max_queued_requests=slots * replicas.max * _QUEUED_PER_SLOT,
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1.0),
-        max_constructor_retry_count=1,  # an export that does not prove does not prove the second time
-        health_check_period_s=5.0,
-        health_check_timeout_s=HEALTH_TIMEOUT_S + 5.0,
-        graceful_shutdown_timeout_s=10.0,
-        graceful_shutdown_wait_loop_s=0.1,
-        logging_config=LoggingConfig(enable_access_log=False),
-        **scaling,
-    )
-    application: Application = deployment.bind(str(export), settings.model_dump(), model_name)
-    return application

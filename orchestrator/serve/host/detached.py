@@ -17,17 +17,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import (
-    CapacityError,
-    DataError,
-    JobError,
-    ServeError,
-    SlipwayError,
-    StoreError,
-    TrainError,
-)
+from orchestrator.errors import ServeError, SlipwayError
 from orchestrator.job import Serve
-from orchestrator.serve.host import records
+from orchestrator.serve.host import control, records
+from orchestrator.serve.host.address import asked_at, check_host
+from orchestrator.serve.host.control import rebuilt
 from orchestrator.serve.host.processes import HOST, MARK, check_port, kill_marked, marked, remove_ray_folders
 from orchestrator.serve.host.records import Record
 
@@ -36,11 +30,14 @@ KEEP = "keep\n"
 _STOP_LIMIT_S = 30.0
 _KILL_LIMIT_S = 15.0
 _POLL_S = 0.05
-_ERRORS = {c.kind: c for c in (JobError, DataError, CapacityError, TrainError, StoreError, ServeError)}
 
 
-def start_detached(export: Path, *, settings: Serve, model_name: str, port: int) -> dict[str, Any]:
+def start_detached(
+    export: Path, *, settings: Serve, model_name: str, port: int, follow: Path | None = None, host: str = HOST
+) -> dict[str, Any]:
     """Start a service that lives on, and wait until it is ready and warm.
+
+    `follow` is a run whose newer checkpoints it brings as they come.
 
     Returns: {"url", "model", "pid"}.
 
@@ -48,25 +45,28 @@ def start_detached(export: Path, *, settings: Serve, model_name: str, port: int)
         SlipwayError: whatever the supervisor met, with its class and exit code; nothing is left running.
     """
     _refuse_second(port)
-    check_port(port)
+    check_host(host, settings)
+    check_port(port, host)
     mark = f"{port}-{uuid.uuid4().hex}"
     supervisor = _spawn(port, mark)
     record = Record(
         port=port,
         pid=supervisor.pid,
         mark=mark,
-        url=f"http://{HOST}:{port}/v1",
+        url=f"http://{asked_at(host)}:{port}/v1",
         model=model_name,
         export=str(export.resolve()),
         started_at=time.time(),
         state="starting",
+        host=host,
     )
     try:
-        answer = _talk(supervisor, {"record": record.as_json(), "settings": settings.model_dump()})
+        request = {"record": record.as_json(), "settings": settings.model_dump()}
+        answer = _talk(supervisor, {**request, "follow": str(follow) if follow else None})
         if answer is None:
             raise _silent_end(record, supervisor.wait())
         if "error" in answer:
-            raise _rebuilt(answer["error"])
+            raise rebuilt(answer["error"])
         _say(supervisor, KEEP)
     except BaseException:  # Ctrl-C too: who did not see it ready must not leave it running
         _end([record])
@@ -86,8 +86,18 @@ def status() -> list[dict[str, Any]]:
     rows = []
     for record in records.living():
         state = record.state if records.is_held(record.port) else "lost"
-        rows.append({**record.as_json(), "state": state, "answers": _answers(record.port)})
+        row = {**record.as_json(), "state": state, "answers": _answers(record)}
+        rows.append({**row, "versions": _versions(record.port) if row["answers"] else []})
     return rows
+
+
+def _versions(port: int) -> list[dict[str, Any]]:
+    """What a service says that it serves; nothing if it is ending this very moment."""
+    try:
+        found: list[dict[str, Any]] = control.call(port, {"command": "status"})["versions"]
+    except SlipwayError:
+        return []
+    return found
 
 
 def stop(port: int | None = None) -> list[dict[str, Any]]:
@@ -157,11 +167,6 @@ def _silent_end(record: Record, exit_code: int) -> ServeError:
     )
 
 
-def _rebuilt(error: dict[str, Any]) -> SlipwayError:
-    """The supervisor's error as this process's own."""
-    return _ERRORS.get(error["kind"], ServeError)(error["message"], fix=error["fix"])
-
-
 def _end(chosen: list[Record]) -> None:
     """SIGTERM to each supervisor, SIGKILL to whatever is left after a while; returns when nothing is."""
     for record in chosen:
@@ -188,8 +193,8 @@ def _wait_gone(record: Record, limit_s: float, *, kill: bool = False) -> bool:
     return True
 
 
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=1.0)
+def _answers(record: Record) -> bool:
+    connection = http.client.HTTPConnection(asked_at(record.host), record.port, timeout=1.0)
     try:
         connection.request("GET", "/healthz")
         return connection.getresponse().status == http.client.OK

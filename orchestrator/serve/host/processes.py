@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -41,24 +42,32 @@ def remove_ray_folders(pid: int) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def port_is_free(port: int) -> bool:
-    """Whether a server can listen there now."""
+def port_is_free(port: int, host: str = HOST) -> bool:
+    """Whether a server can listen there now.
+
+    Raises:
+        ServeError: nobody ever can: the port needs privileges, or the address is none of this machine's.
+    """
     with socket.socket() as probe:
         # As servers do: connections of the last one that linger in TIME_WAIT do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except PermissionError:
             raise ServeError(f"port {port} needs privileges", fix="choose one from 1024 up: --port 8000") from None
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ServeError(
+                    f"{host} is no address of this machine", fix="`ip address` lists them; 0.0.0.0 is all"
+                ) from None
             return False
     return True
 
 
-def check_port(port: int) -> None:
+def check_port(port: int, host: str = HOST) -> None:
     """Raises ServeError if something listens there already."""
-    if not port_is_free(port):
+    if not port_is_free(port, host):
         raise ServeError(
-            f"port {port} of {HOST} is in use",
+            f"port {port} of {host} is in use",
             fix="choose another with --port, or end what listens there; `slipway serve --status` lists ours",
         )

@@ -1,6 +1,7 @@
 """What runs detached on this machine: a record for each service, alive while its supervisor holds a lock.
 
-They are PORT.json, PORT.lock and PORT.log in `${XDG_STATE_HOME:-~/.local/state}/slipway/services`.
+They are PORT.json, PORT.lock and PORT.log in `${XDG_STATE_HOME:-~/.local/state}/slipway/services`; beside them stand
+PORT.sock, which takes commands, and PORT.history.jsonl.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.errors import ServeError
-from orchestrator.serve.host.processes import marked
+from orchestrator.serve.host.processes import HOST, marked
 from orchestrator.store import write_json
 
 _LOCK_WAIT_S = 1.0
@@ -38,6 +39,8 @@ class Record:
     started_at: float
     """Seconds since 1970."""
     state: Literal["starting", "ready"]
+    host: str = HOST
+    """The address that it listens on."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -56,6 +59,11 @@ def folder() -> Path:
 def log_path(port: int) -> Path:
     """What a service's supervisor has printed."""
     return folder() / f"{port}.log"
+
+
+def history_path(port: int) -> Path:
+    """What became of the versions that were served on a port; stays when the service ends."""
+    return folder() / f"{port}.history.jsonl"
 
 
 def write(record: Record) -> None:
@@ -94,6 +102,11 @@ def is_held(port: int) -> bool:
         return False
     with path.open("a") as file:
         return not _try_lock(file.fileno(), fcntl.LOCK_SH)
+
+
+def commanded() -> list[int]:
+    """Ports of services that have a socket for commands; one that was killed may have left it."""
+    return sorted(int(path.stem) for path in folder().glob("*.sock") if path.stem.isdigit())
 
 
 def living() -> list[Record]:

@@ -41,7 +41,8 @@ def main() -> int:
     record = Record(**request["record"])
     threading.Thread(target=_end_with_starter, args=(record.mark,), name="starter", daemon=True).start()
     try:
-        _supervise(record, Serve.model_validate(request["settings"]), report)
+        follow = Path(request["follow"]) if request["follow"] else None
+        _supervise(record, Serve.model_validate(request["settings"]), report, follow)
     except SlipwayError as error:
         logging.getLogger(__name__).error("%s", error)
         _say(report, error.as_json())
@@ -63,7 +64,7 @@ def _end_descendants(mark: str) -> None:
         time.sleep(0.05)
 
 
-def _supervise(record: Record, settings: Serve, report: TextIO) -> None:
+def _supervise(record: Record, settings: Serve, report: TextIO, follow: Path | None) -> None:
     def ready(service: Service) -> None:
         records.write(replace(record, state="ready"))
         _say(report, {"ready": service.url})
@@ -72,7 +73,13 @@ def _supervise(record: Record, settings: Serve, report: TextIO) -> None:
         records.write(record)
         try:
             serve_foreground(
-                Path(record.export), settings=settings, model_name=record.model, port=record.port, ready=ready
+                Path(record.export),
+                settings=settings,
+                model_name=record.model,
+                port=record.port,
+                ready=ready,
+                follow=follow,
+                host=record.host,
             )
         finally:
             records.remove(record.port)

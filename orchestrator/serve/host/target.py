@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.export.manifest import is_custom, read_custom_manifest, read_export_manifest, require_decoder
+from orchestrator.export.manifest import is_custom, read_custom_manifest, read_export_manifest
 from orchestrator.export.stage import export_at, named_run, newest_export
 from orchestrator.job import Serve
 from orchestrator.job_file import load_job
 from orchestrator.store import Store
+from orchestrator.track.progress import say
 
 
 def find_export(store: Store, asked: str) -> tuple[Path, Serve, str]:
@@ -23,17 +24,50 @@ def find_export(store: Store, asked: str) -> tuple[Path, Serve, str]:
         export = newest_export(run)
     elif (export.parent.parent / "job.yaml").is_file():
         run = export.parent.parent
-    name = _servable(export)
+    name = _name_of(export)
     if run is None:
         return export, Serve(), name
     job = load_job(run / "job.yaml")
     return export, job.serve, job.name
 
 
-def _servable(export: Path) -> str:
-    """The name of what can be served: a decoder, or a network of the user's own."""
+def followed_run(store: Store, asked: str) -> Path:
+    """The run whose checkpoints are to be followed, with an export of its newest that is to be served.
+
+    Raises:
+        StoreError: there is no such run, or it has no checkpoint yet.
+    """
+    from orchestrator.serve.rollout.follow import export_newest
+
+    run = named_run(store, asked)
+    export_newest(run)
+    return run
+
+
+def prove(export: Path, settings: Serve) -> None:
+    """Prove an export in this process: Ray Serve would try replica after replica, and hide the reason in its logs.
+
+    Raises:
+        StoreError, ServeError: as `prove_export` and `prove_custom`.
+    """
+    # Not at the top: they import torch.
+    from orchestrator.export.custom import prove_custom
+    from orchestrator.export.prove import prove_export
+
+    if is_custom(export):
+        prove_custom(export, precision=settings.precision)
+    else:
+        prove_export(export, precision=settings.precision)
+
+
+def _name_of(export: Path) -> str:
+    """The model's name; says what of an encoder is served if that is not what it was trained for."""
     if is_custom(export):
         return read_custom_manifest(export).name
     manifest = read_export_manifest(export)
-    require_decoder(export, manifest)
+    if manifest.head.kind not in ("lm", "classification", "embedding"):
+        say(
+            f"{manifest.name} has the head {manifest.head.kind}, which is not served: "
+            "/v1/embeddings gives the mean of the tokens' vectors below it"
+        )
     return manifest.name

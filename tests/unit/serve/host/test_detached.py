@@ -23,6 +23,7 @@ from orchestrator.errors import (
 )
 from orchestrator.job import Serve
 from orchestrator.serve.host import detached, records
+from orchestrator.serve.host.control import rebuilt
 from orchestrator.serve.host.processes import HOST, MARK, kill_marked, marked
 from orchestrator.serve.host.records import Record
 
@@ -133,7 +134,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(supervisor: subprocess.
 @pytest.mark.parametrize("kind", [JobError, DataError, CapacityError, TrainError, StoreError, ServeError])
 def test_errors_come_back_as_they_were(kind: type[SlipwayError]) -> None:
     sent = kind("what was found", fix="what to do")
-    back = detached._rebuilt(sent.as_json()["error"])
+    back = rebuilt(sent.as_json()["error"])
     assert (type(back), back.message, back.fix, back.exit_code) == (kind, sent.message, sent.fix, kind.exit_code)
 
 

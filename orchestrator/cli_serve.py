@@ -1,0 +1,178 @@
+"""`slipway serve` and `slipway rollback`: start a service, bring versions to one that runs, list and stop them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli_common import DEFAULT_STORE, AsJson, StoreDir, print_document, store_at
+from orchestrator.errors import JobError, ServeError
+from orchestrator.job import Serve
+
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="The job's by default.")]
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def serve(
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run, its name in the store, or an export's folder.")
+    ] = None,
+    store: StoreDir = DEFAULT_STORE,
+    as_json: AsJson = False,
+    port: Port = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Where it listens; 127.0.0.1 by default. Others need a key.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the service is ready; it lives on.")] = False,
+    canary: Annotated[
+        str | None, typer.Option(metavar="5%", help="Of a rollout: the share of requests that it gets first.")
+    ] = None,
+    for_: Annotated[
+        str | None, typer.Option("--for", metavar="2m", help="Of --canary: how long it is watched; 2m by default.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Bring newer checkpoints of the run as they come.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="List the detached services of this machine.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the detached services, or the one on --port.")] = False,
+) -> None:
+    """Serve a run's newest proven export through an OpenAI-compatible API, or bring it to the service on that port.
+
+    Example:  slipway serve quickstart-0123456789ab --port 8123 --detach
+    """
+    from orchestrator.serve.host import control, detached
+
+    if status or stop:
+        rows = detached.status() if status else detached.stop(port)
+        print_document({"services": rows}, as_json, "print_services")
+        return
+    if run_name is None:
+        raise JobError("serve needs a RUN", fix="`slipway runs` lists them; --status and --stop need none")
+    share = None if canary is None else parse_share(canary)
+    for_s = None if for_ is None else parse_span(for_)
+    if for_s is not None and share is None:
+        raise JobError("--for says how long a canary is watched, and there is none", fix="add --canary 5%")
+    from orchestrator.serve.host.target import find_export, followed_run
+
+    where = store_at(store)
+    run = followed_run(where, run_name) if follow else None
+    export, settings, name = find_export(where, run_name)
+    port = port or settings.port
+    if control.is_listening(port):
+        if host is not None:
+            raise JobError(
+                f"a service of ours runs on port {port}, and listens where it was told when it was started",
+                fix="leave --host out to bring this run to it, or stop it first",
+            )
+        request = {"export": str(export), "model": name, "settings": settings.model_dump(mode="json")}
+        more = {"canary": share, "for_s": for_s, "follow": None if run is None else str(run)}
+        _command(port, {"command": "rollout", **request, **more}, as_json)
+        return
+    _start(export, settings, name, port=port, host=host, follow=run, detach=detach, as_json=as_json)
+
+
+def _start(
+    export: Path,
+    settings: Serve,
+    name: str,
+    *,
+    port: int,
+    host: str | None,
+    follow: Path | None,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """A service of its own."""
+    from orchestrator.serve.host import detached
+    from orchestrator.serve.host.processes import HOST
+
+    host = host or HOST
+    if detach:
+        answer = detached.start_detached(
+            export, settings=settings, model_name=name, port=port, follow=follow, host=host
+        )
+        print_document({"url": answer["url"], "model": answer["model"]}, as_json, "say_url")
+        return
+    from orchestrator.serve.host.foreground import serve_foreground
+
+    serve_foreground(
+        export,
+        settings=settings,
+        model_name=name,
+        port=port,
+        follow=follow,
+        host=host,
+        ready=lambda service: print_document({"url": service.url, "model": service.model}, as_json, "say_url"),
+    )
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as clients ask for it.")],
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of the service; not needed where one alone has the model.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a service go back to the version of a model that it served before.
+
+    Example:  slipway rollback quickstart
+    """
+    _command(port or _port_of(model), {"command": "rollback", "model": model}, as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command()(serve)
+    app.command()(rollback)
+
+
+def _command(port: int, request: dict[str, Any], as_json: bool) -> None:
+    from orchestrator.serve.host import control
+    from orchestrator.track.progress import say
+
+    print_document(control.call(port, request, say), as_json, "say_rollout")
+
+
+def _port_of(model: str) -> int:
+    """The one service of ours that has this model."""
+    from orchestrator.serve.host import control, records
+
+    having = []
+    for port in filter(control.is_listening, records.commanded()):
+        if any(each["model"] == model for each in control.call(port, {"command": "status"})["versions"]):
+            having.append(port)
+    if len(having) == 1:
+        return having[0]
+    if having:
+        ports = ", ".join(map(str, having))
+        raise JobError(f"several services have {model}: on ports {ports}", fix="say which with --port")
+    raise ServeError(f"no service of ours has a model {model}", fix="`slipway serve --status` lists them")
+
+
+def parse_share(text: str) -> float:
+    """`5%` or `0.05` as a share above 0, to 1.
+
+    Raises:
+        JobError: it is none.
+    """
+    try:
+        share = float(text.strip().removesuffix("%")) / (100.0 if text.strip().endswith("%") else 1.0)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share <= 1.0:
+        raise JobError(f"--canary {text} is no share of the requests", fix="such as 5% or 0.05")
+    return share
+
+
+def parse_span(text: str) -> float:
+    """`2m`, `90s`, `500ms` or `1h` in seconds.
+
+    Raises:
+        JobError: it is none.
+    """
+    found = _SPAN.fullmatch(text.strip())
+    if found is None or float(found[1]) <= 0.0:
+        raise JobError(f"--for {text} is no span of time", fix="such as 90s, 2m or 1h")
+    return float(found[1]) * _UNIT_S[found[2]]

@@ -1,0 +1,189 @@
+"""The models that the gateway offers, each with its versions: which one answers a request, and what was seen of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from tokenizers import Tokenizer
+
+from orchestrator.serve.api.answer import Served
+from orchestrator.serve.api.completions import ModelCard
+from orchestrator.serve.api.encoders import ServedEncoder
+from orchestrator.serve.api.errors import ApiError, model_not_found
+from orchestrator.serve.api.template import read_chat_format
+from orchestrator.serve.deployment.observe import ObservedEncoder, ObservedEngine, Observer, Request, Seen
+from orchestrator.serve.deployment.table import Entry, Table, current, drawn, of_model
+from orchestrator.serve.engine.encoder_protocol import EncoderEngine
+from orchestrator.serve.engine.protocol import EngineError, InferenceEngine
+
+_TOKENIZER = "tokenizer.json"
+_Kind = TypeVar("_Kind", Served, ServedEncoder)
+
+
+class AnyEngine(InferenceEngine, EncoderEngine, Protocol):
+    """The replicas of a version, whichever kind they are of: only what its kind can do is asked of it."""
+
+
+Connect = Callable[[Entry], AnyEngine]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One version, as the gateway has it."""
+
+    entry: Entry
+    engine: AnyEngine
+    observer: Observer
+    served: Served | ServedEncoder | None
+    """None of a network of the user's own, which is asked for predictions."""
+
+
+class Catalogue:
+    """The table, ready to answer from. For one event loop; `take` may be called from a thread, one call at a time."""
+
+    def __init__(self, connect: Connect, told: Callable[[Entry, Request], None] = lambda *_: None) -> None:
+        """`told` hears of each request that has ended."""
+        self._connect = connect
+        self._told = told
+        self._table: Table = ()
+        self._backends: dict[str, Backend] = {}
+
+    def take(self, table: Iterable[Entry]) -> None:
+        """Answer from another table. Requests under way go on with the version that they have."""
+        table = tuple(table)
+        before, apps = self._backends, {entry.app for entry in table}
+        kept = {app: backend for app, backend in before.items() if app in apps or backend.observer.under_way}
+        new = {entry.app: self._renewed(entry, before.get(entry.app)) for entry in table}
+        self._backends = {**kept, **new}
+        self._table = table
+
+    @property
+    def table(self) -> Table:
+        """What it answers from."""
+        return self._table
+
+    @property
+    def backends(self) -> list[Backend]:
+        """All versions in the table, and those gone from it that requests are still under way with."""
+        return list(self._backends.values())
+
+    def pick(self, model: str) -> Backend:
+        """The version that answers the next request for a model.
+
+        Raises:
+            ApiError: 404, there is no such model.
+        """
+        entries = of_model(self._table, model)
+        if not entries:
+            raise model_not_found(model, *dict.fromkeys(entry.model for entry in self._table))
+        return self._backends[drawn(entries, random.random()).app]
+
+    def choose(self, name: str) -> Served | ServedEncoder:
+        """See `Models`.
+
+        Raises:
+            ApiError: 404, there is no such model; 400, it is a network of the user's own.
+        """
+        served = self.pick(name).served
+        if served is None:
+            raise ApiError(
+                f"The model `{name}` does not answer here: ask /v1/predict", param="model", code="wrong_kind_of_model"
+            )
+        return served
+
+    def cards(self) -> list[ModelCard]:
+        """See `Models`."""
+        newest = {entry.model: entry.facts.created for entry in sorted(self._table, key=lambda e: e.facts.created)}
+        return [ModelCard(id=model, created=created) for model, created in sorted(newest.items())]
+
+    async def check(self, *, timeout_s: float) -> None:
+        """See `Models`: of each model the version that most requests get. Those that sleep are left alone.
+
+        Raises:
+            EngineError: one does not answer, or there is none.
+        """
+        models = {entry.model for entry in self._table}
+        if not models:
+            raise EngineError("there is no model yet")
+        main = [entry for model in models if (entry := current(self._table, model)) is not None]
+        awake = [self._backends[entry.app].engine for entry in main if not entry.sleeps]
+        await asyncio.gather(*(engine.check(timeout_s=timeout_s) for engine in awake))
+
+    def seen(self, app: str, last_s: float) -> Seen:
+        """What clients have had of one version in the last seconds."""
+        backend = self._backends.get(app)
+        return Seen() if backend is None else backend.observer.seen(last_s)
+
+    def under_way(self, app: str) -> int:
+        """Requests that a version works on."""
+        backend = self._backends.get(app)
+        return 0 if backend is None else backend.observer.under_way
+
+    def _renewed(self, entry: Entry, before: Backend | None) -> Backend:
+        if before is None:
+            return self._backend(entry, self._connect(entry))
+        if before.entry.version == entry.version:
+            return replace(before, entry=entry)
+        return self._backend(entry, before.engine)  # other weights in the same replicas
+
+    def _backend(self, entry: Entry, engine: AnyEngine) -> Backend:
+        observer = Observer(told=lambda request: self._told(entry, request))
+        served: Served | ServedEncoder | None = None
+        if entry.facts.kind == "decoder":
+            served = _served(entry, ObservedEngine(engine, observer), lambda: self._instead(entry, Served))
+        elif entry.facts.kind == "encoder":
+            observed = ObservedEncoder(engine, observer)
+            served = _served_encoder(entry, observed, lambda: self._instead(entry, ServedEncoder))
+        return Backend(entry, engine, observer, served)
+
+    def _instead(self, failed: Entry, kind: type[_Kind]) -> _Kind | None:
+        """The version beside one that has failed which most requests get; None: there is none of its kind."""
+        main = current((entry for entry in self._table if entry.app != failed.app), failed.model)
+        served = None if main is None else self._backends[main.app].served
+        return served if isinstance(served, kind) else None
+
+
+def _tokenizer(entry: Entry) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(Path(entry.export) / _TOKENIZER))
+    # Text that spells a special token gets its letters, as in the data: no prompt can end a document.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _served_encoder(entry: Entry, engine: EncoderEngine, instead: Callable[[], ServedEncoder | None]) -> ServedEncoder:
+    facts = entry.facts
+    return ServedEncoder(
+        name=entry.model,
+        engine=engine,
+        tokenizer=_tokenizer(entry),
+        vocab_size=facts.vocab_size,
+        context=facts.context,
+        labels=facts.labels,
+        fingerprint=facts.fingerprint,
+        created=facts.created,
+        version=entry.version,
+        instead=instead,
+    )
+
+
+def _served(entry: Entry, engine: InferenceEngine, instead: Callable[[], Served | None]) -> Served:
+    facts, tokenizer = entry.facts, _tokenizer(entry)
+    return Served(
+        name=entry.model,
+        engine=engine,
+        tokenizer=tokenizer,
+        eos_id=facts.eos_id,
+        vocab_size=facts.vocab_size,
+        context=facts.context,
+        max_tokens=facts.max_tokens,
+        fingerprint=facts.fingerprint,
+        created=facts.created,
+        version=entry.version,
+        instead=instead,
+        chat=read_chat_format(Path(entry.export), tokenizer),
+    )

@@ -1,0 +1,83 @@
+"""Whether a canary goes on, takes over or goes, by what was seen of it and of the version beside it. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.serve.deployment.observe import Seen
+
+Verdict = Literal["wait", "promote", "roll back"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How much worse than the current version a new one may be."""
+
+    more_errors: float = 0.02
+    """Share of requests that may fail beyond the current version's own."""
+    slower: float = 1.5
+    """Times the current version's median, of the first token and of each that follows."""
+    first_token_slack_s: float = 0.1
+    token_slack_s: float = 0.02
+    """Differences below these are noise."""
+    enough: int = 20
+    """Requests of either version before their times are compared."""
+    silence_s: float = 15.0
+    """A request without a first token for so long, and for four times the current version's oldest wait, is stuck."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, and why, for people."""
+
+    verdict: Verdict
+    reason: str
+
+
+_SURE = 2.0
+"""Standard deviations: how sure the error rate must be before a version is sent away for it."""
+
+
+def decide(new: Seen, old: Seen, *, elapsed_s: float, for_s: float, rules: Rules = Rules()) -> Decision:
+    """Judge a canary after `elapsed_s` of `for_s`: sent away as soon as it is surely worse, promoted at the end."""
+    worse = _errors(new, old, rules) or _silence(new, old, rules)
+    if worse is None and min(new.requests, old.requests) >= rules.enough:
+        worse = _slow("the first token", new.first_token_s, old.first_token_s, rules.first_token_slack_s, rules)
+        worse = worse or _slow("a token", new.token_s, old.token_s, rules.token_slack_s, rules)
+    if worse is not None:
+        return Decision("roll back", worse)
+    if elapsed_s < for_s:
+        return Decision("wait", f"{new.requests} requests, {new.errors} failed")
+    if new.requests == 0:
+        return Decision("promote", f"no request came in {for_s:g} s; it has proven itself")
+    return Decision("promote", f"{new.requests} requests in {for_s:g} s, {new.errors} failed")
+
+
+def _errors(new: Seen, old: Seen, rules: Rules) -> str | None:
+    """Two failures at least, and a rate that is surely above the allowed one."""
+    allowed = (old.errors / old.requests if old.requests else 0.0) + rules.more_errors
+    if new.errors < 2 or least_rate(new.errors, new.requests) <= allowed:
+        return None
+    return f"{new.errors} of {new.requests} requests failed, against {old.errors} of {old.requests} before"
+
+
+def least_rate(errors: int, requests: int) -> float:
+    """The lowest rate that would not surprise after so many errors: Wilson's bound (JASA 22, 1927)."""
+    rate, square = errors / requests, _SURE**2
+    middle = rate + square / (2 * requests)
+    spread = _SURE * math.sqrt(rate * (1.0 - rate) / requests + square / (4 * requests**2))
+    return max(0.0, (middle - spread) / (1.0 + square / requests))
+
+
+def _silence(new: Seen, old: Seen, rules: Rules) -> str | None:
+    if new.silent_s <= max(rules.silence_s, 4.0 * old.silent_s):
+        return None
+    return f"a request has waited {new.silent_s:.1f} s for its first token"
+
+
+def _slow(what: str, new_s: float | None, old_s: float | None, slack_s: float, rules: Rules) -> str | None:
+    if new_s is None or old_s is None or new_s <= old_s * rules.slower + slack_s:
+        return None
+    return f"{what} takes {new_s * 1e3:.0f} ms at the median, against {old_s * 1e3:.0f} ms before"

@@ -1,0 +1,91 @@
+"""A run that trains on: each new checkpoint is exported and brought once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import ServeError
+from orchestrator.serve.rollout.follow import Follower, newest_step
+from orchestrator.store import commit, writing
+
+
+def save(run: Path, step: int) -> None:
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder) as tmp:
+        (tmp / "progress.json").write_text("{}")
+        commit(tmp, folder, {"step": step})
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5.0
+    while not done():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.005)
+
+
+class Story:
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.brought: list[str] = []
+        self.exports = 0
+        self.refuse = False
+        served = run / "export" / "step-00000004"
+        self.follower = Follower(run, self.bring, served=served, export=self.export, every_s=0.01)
+
+    def export(self, run: Path) -> Path:
+        self.exports += 1
+        return run / "export" / f"step-{newest_step(run):08d}"
+
+    def bring(self, export: Path) -> None:
+        if self.refuse:
+            raise ServeError("its loss is no number")
+        self.brought.append(export.name)
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Story:
+    save(tmp_path, 4)
+    return Story(tmp_path)
+
+
+def test_what_is_new_is_brought_once(story: Story) -> None:
+    time.sleep(0.05)
+    assert story.brought == []  # what is there already is what was started with
+    save(story.run, 8)
+    wait_until(lambda: story.brought == ["step-00000008"])
+    save(story.run, 12)
+    wait_until(lambda: story.brought == ["step-00000008", "step-00000012"])
+    time.sleep(0.05)
+    assert story.exports == 2
+
+
+def test_one_that_is_refused_does_not_end_it(story: Story) -> None:
+    story.refuse = True
+    save(story.run, 8)
+    wait_until(lambda: story.exports == 1)
+    time.sleep(0.03)
+    story.refuse = False
+    save(story.run, 12)
+    wait_until(lambda: story.brought == ["step-00000012"])
+
+
+def test_what_came_while_the_service_started_is_brought(tmp_path: Path) -> None:
+    save(tmp_path, 4)
+    save(tmp_path, 8)
+    story = Story(tmp_path)
+    wait_until(lambda: story.brought == ["step-00000008"])
+    time.sleep(0.05)
+    assert story.exports == 1
+
+
+def test_it_stops(story: Story) -> None:
+    story.follower.stop()
+    time.sleep(0.05)
+    save(story.run, 8)
+    time.sleep(0.05)
+    assert story.brought == []
