@@ -46,6 +46,21 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+class _DocumentDumper(_Dumper):
+    """For people: a text of several lines stands as such, and what occurs twice is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_DocumentDumper.add_representer(str, _represent_text)
+_ENV = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
@@ -99,6 +114,16 @@ def job_to_yaml(job: JobSpec) -> str:
     return yaml.dump(job.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def to_yaml(*documents: Any) -> str:
+    """Plain data as YAML, one document after the other; texts of several lines stay readable."""
+    return yaml.dump_all(documents, Dumper=_DocumentDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def env_names(text: str) -> list[str]:
+    """The NAMEs of all `${env:NAME}` in a text, each once."""
+    return sorted({match.group(1) for match in _ENV.finditer(text)})
+
+
 def resolve_env(text: str, environ: Mapping[str, str]) -> str:
     """Replace `${env:NAME}` and `${env:NAME:-default}`.
 
@@ -117,7 +142,7 @@ def resolve_env(text: str, environ: Mapping[str, str]) -> str:
             fix=f"export {name}=..., or give a default: ${{env:{name}:-value}}",
         )
 
-    return re.sub(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}", value_of, text)
+    return _ENV.sub(value_of, text)
 
 
 def _read_tree(path: Path, seen: tuple[Path, ...]) -> Tree:
