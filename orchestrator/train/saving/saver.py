@@ -65,6 +65,32 @@ class Saved:
             self._stalls_s += time.perf_counter() - began_at
 
 
+@dataclass
+class _Taken:
+    """What a rank keeps of a step."""
+
+    progress: Progress
+    state: RankState | None
+    """Views of what the training changes, until it is copied."""
+    random_state: dict[str, Tensor]
+    logits: Tensor | None
+    """Of the probe; None: they are computed with the copy, or are another rank's to keep."""
+    beside: Callable[[Tensors], Tensors] | None
+    problem: Exception | None = None
+    """What the copy has failed with: raised where the other ranks' threads hear of it."""
+
+    def copy(self, copies: HostCopies, probe: Tensors | None, *, then: threading.Event) -> None:
+        """In the thread that writes, while the training computes gradients; `then` lets it change its weights."""
+        try:
+            self.state = copies.copy(self.state) if self.state is not None else None
+            if self.beside is not None and probe is not None:
+                self.logits = self.beside(probe)["logits"]
+        except Exception as error:  # noqa: BLE001 - see `problem`
+            self.problem = error
+        finally:
+            then.set()
+
+
 class Saver:
     """Writes checkpoints of one rank beside its training, and restores them.
 
@@ -125,33 +151,16 @@ class Saver:
                 versions=versions(),
                 **facts,
             )
-            beside = self._engine.beside() if self._job.model.kind != "custom" else None
-            logits = self._engine.outputs(self._probe)["logits"] if beside is None else None
-            state, random_state = self._engine.state(), _random_state()
-            self._copies.begin()
+            taken = self._take(progress)
 
         def write() -> None:
-            nonlocal logits
-            copied: RankState | None = None
-            problem: Exception | None = None
-            try:
-                copied = self._copies.copy(state) if state is not None else None
-                if beside is not None and self._group.rank == 0:
-                    logits = beside(self._probe)["logits"]
-            except Exception as error:  # noqa: BLE001 - raised below, where the other ranks' threads hear of it
-                problem = error
-            finally:
-                saved.copied.set()
+            taken.copy(self._copies, self._probe if self._group.rank == 0 else None, then=saved.copied)
 
             def fill(folder: Path) -> None:
-                if problem is not None:
-                    raise problem
+                if taken.problem is not None:
+                    raise taken.problem
                 before()
-                if copied is not None:
-                    write_state(folder / layout.STATE_FOLDER, copied)
-                if logits is not None and self._group.rank == 0:
-                    self._rank_0_files(folder, progress, logits.contiguous())
-                save_file(random_state, folder / layout.rng_file(self._group.rank))
+                self._fill(folder, taken)
 
             content = Content(manifest, fill, self._write_weights, best_step=progress.best_step)
             after(saved, self._writer.write(progress.step, content))
@@ -222,6 +231,21 @@ class Saver:
                 f"{checkpoint.path.name} gives other outputs than when it was saved: {what}",
                 fix=f"delete {checkpoint.path}: the checkpoint before is taken then",
             )
+
+    def _take(self, progress: Progress) -> _Taken:
+        """In the training's thread, at the end of a step."""
+        beside = self._engine.beside() if self._job.model.kind != "custom" else None
+        logits = self._engine.outputs(self._probe)["logits"] if beside is None else None
+        taken = _Taken(progress, self._engine.state(), _random_state(), logits, beside)
+        self._copies.begin()
+        return taken
+
+    def _fill(self, folder: Path, taken: _Taken) -> None:
+        if taken.state is not None:
+            write_state(folder / layout.STATE_FOLDER, taken.state)
+        if taken.logits is not None and self._group.rank == 0:
+            self._rank_0_files(folder, taken.progress, taken.logits.contiguous())
+        save_file(taken.random_state, folder / layout.rng_file(self._group.rank))
 
     def _rank_0_files(self, folder: Path, progress: Progress, logits: Tensor) -> None:
         save_file({**self._probe, "trainer_logits": logits}, folder / layout.PROBE)
