@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from orchestrator.serve.api.answer import Asked, Prompt, Served, Wish, Work, parts, plan
+from orchestrator.serve.api.bounds import beside
 from orchestrator.serve.api.chat import (
     ChatChoice,
     ChatChunk,
@@ -52,8 +52,8 @@ class ChatAnswer:
             )
         for message in request.messages:
             served.require_short(message.content, "messages")
-        # In a thread: megabytes of text would hold up everybody else's stream.
-        prompt = await asyncio.to_thread(lambda: Prompt(chat.ids(chat.text(request.messages)), ""))
+        texts = [message.content for message in request.messages]
+        prompt = await beside(lambda: Prompt(chat.ids(chat.text(request.messages)), ""), texts)
         wish = Wish(
             max_tokens=request.limit_tokens,
             default_tokens=served.context,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import math
 import struct
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, WithJsonSchema, field_validator
 from tokenizers import Tokenizer
 
-from orchestrator.serve.api.bounds import longest_text
+from orchestrator.serve.api.bounds import beside, longest_text
 from orchestrator.serve.api.errors import ApiError, context_exceeded
 from orchestrator.serve.api.request import Closed, is_ids
 from orchestrator.serve.engine.encoder_protocol import EncoderEngine
@@ -147,8 +146,7 @@ async def tokenise(inputs: Sequence[str | list[int]], served: ServedEncoder) -> 
     Raises:
         ApiError: one does not fit into the context, or has an id that there is not.
     """
-    # In a thread: megabytes of text would hold up everybody else's stream.
-    return await asyncio.to_thread(lambda: [_ids(given, served) for given in inputs])
+    return await beside(lambda: [_ids(given, served) for given in inputs], inputs)
 
 
 def _ids(given: str | list[int], served: ServedEncoder) -> list[int]:

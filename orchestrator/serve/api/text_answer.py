@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from orchestrator.serve.api.answer import Asked, Prompt, Served, Wish, Work, parts, plan
+from orchestrator.serve.api.bounds import beside
 from orchestrator.serve.api.completions import DEFAULT_MAX_TOKENS, Choice, Completion, CompletionRequest, Usage
 from orchestrator.serve.api.errors import ApiError
 from orchestrator.serve.api.logprobs import LogprobShaper
@@ -32,8 +33,7 @@ class TextAnswer:
         Raises:
             ApiError: a token id that there is not, or more tokens than there is room for.
         """
-        # In a thread: megabytes of text would hold up everybody else's stream.
-        prompts = await asyncio.to_thread(lambda: [_read(prompt, request, served) for prompt in request.prompt])
+        prompts = await beside(lambda: [_read(prompt, request, served) for prompt in request.prompt], request.prompt)
         wish = Wish(
             max_tokens=request.max_tokens,
             default_tokens=DEFAULT_MAX_TOKENS,

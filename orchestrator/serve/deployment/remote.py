@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Ids
+from contextlib import suppress
 from typing import Any
 
 from ray.exceptions import GetTimeoutError, NodeDiedError, OwnerDiedError, RayActorError, RayError, WorkerCrashedError
@@ -55,7 +56,9 @@ class RemoteEngine:
                 raise EngineError(f"no replica made this completion: {type(error).__name__}") from error
             finally:
                 if not ended:  # the client has gone, or the replica
-                    call.cancel()
+                    # One that never came to a replica raises here once more what it failed with.
+                    with suppress(RayError, BackPressureError, DeploymentUnavailableError):
+                        call.cancel()
             await asyncio.sleep(_PAUSE_S * 2**attempt)
 
     async def predict(self, body: bytes) -> list[Any]:

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ import openai
 import pytest
 
 from orchestrator.serve.api.answer import Served
+from orchestrator.serve.api.bounds import beside
 from orchestrator.serve.api.limits import Limits
 from orchestrator.serve.api.models import OneModel, OpenFront
 from orchestrator.serve.api.routes import build_app
@@ -201,3 +203,13 @@ def test_a_client_that_hangs_up_ends_the_work(
         until(lambda: front.admissions[0].settled)
     (settled,) = front.admissions[0].settled
     assert (settled["completion_tokens"], settled["answered"]) == (4, None)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("read", "at_once"),
+    [(["ship"], True), ([[1] * 1900], True), (["ship " * 1000], False), ([[1] * 5000], False), (["a"] * 100, False)],
+)
+async def test_only_what_is_long_is_read_in_a_thread(read: list[str] | list[list[int]], at_once: bool) -> None:
+    thread = await beside(threading.get_ident, read)
+    assert (thread == threading.get_ident()) == at_once

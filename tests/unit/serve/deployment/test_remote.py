@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
 
 from orchestrator.serve.deployment.pace import SIGN, Whole
 from orchestrator.serve.deployment.remote import RemoteEngine
-from orchestrator.serve.engine.protocol import EngineError, Piece, Sampling
+from orchestrator.serve.engine.protocol import EngineBusyError, EngineError, Piece, Sampling
 
 pytestmark = pytest.mark.anyio
 DEATH = RayActorError()
@@ -25,12 +26,16 @@ class Call:
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         for item in self._items:
-            if isinstance(item, RayActorError):
+            if isinstance(item, RayActorError | BackPressureError):
                 raise item
             yield item  # type: ignore[misc]  # an EngineError is sent as an item
 
     def cancel(self) -> None:
+        """Ray's own raises once more what a call failed with that never came to a replica."""
         self.cancelled = True
+        for item in self._items:
+            if isinstance(item, BackPressureError):
+                raise item
 
 
 class Replicas:
@@ -66,3 +71,10 @@ async def test_a_stream_is_retried_only_before_its_first_piece() -> None:
 async def test_the_engines_own_failure_is_not_retried() -> None:
     with pytest.raises(EngineError, match="no number"):
         await said(Replicas([EngineError("no number")], [Piece("a", 1, "stop")]), in_pieces=False)
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_too_many_that_wait_are_told_so(in_pieces: bool) -> None:
+    refused = BackPressureError(num_queued_requests=4, max_queued_requests=4)
+    with pytest.raises(EngineBusyError, match="too many requests wait"):
+        await said(Replicas([refused]), in_pieces=in_pieces)
