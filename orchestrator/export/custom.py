@@ -23,9 +23,9 @@ from orchestrator.checkpoint import layout
 from orchestrator.errors import JobError, ServeError, StoreError, storage_error
 from orchestrator.export.card import ExportFacts, custom_card
 from orchestrator.export.folder import CONFIG, PROBE, WEIGHTS, as_json, read_tensors, tensor_sha256
-from orchestrator.export.manifest import FORMAT, CustomManifest, broken, is_custom, read_custom_manifest
+from orchestrator.export.manifest import FORMAT, CustomManifest, broken, read_custom_manifest
 from orchestrator.export.module import describe, load_weights, make_module, predictions_of, say_if_source_changed
-from orchestrator.export.prove import load_proven, verified_tensors
+from orchestrator.export.prove import verified_tensors
 from orchestrator.job import JobSpec
 from orchestrator.job_model import Model
 from orchestrator.store import commit, read_manifest, verify_folder, writing
@@ -224,16 +224,6 @@ def probe_rows(export: Path) -> dict[str, Tensor]:
     """
     probe = read_tensors(export / PROBE)
     return {name.removeprefix(_COLUMN): rows for name, rows in probe.items() if name.startswith(_COLUMN)}
-
-
-def prove_to_serve(export: Path, *, precision: Literal["fp32", "bf16"]) -> None:
-    """Prove an export of either kind, to find out in time.
-
-    Raises:
-        StoreError, ServeError: as `load_proven` and `prove_custom`.
-    """
-    prove = prove_custom if is_custom(export) else load_proven
-    prove(export, precision=precision)
 
 
 def difference(want: Tensor, got: Tensor, *, exact: bool) -> str | None:

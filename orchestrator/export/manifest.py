@@ -148,7 +148,7 @@ def require_decoder(export: Path, manifest: ExportManifest) -> None:
     """Raise a ServeError for an export that continues no texts."""
     if not manifest.is_decoder:
         raise ServeError(
-            f"{export} is a {manifest.family} with the head {manifest.head.kind}; only decoders can be served",
+            f"{export} is a {manifest.family} with the head {manifest.head.kind}; only decoders continue texts",
             fix="open the folder with transformers (its README.md says how), or score it with `slipway evaluate`",
         )
 

@@ -100,7 +100,7 @@ def test_it_proves_in_bf16(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("llama", "gpt2")])
 def test_an_encoder_is_not_served(case: str, exports: Callable[[str], Path]) -> None:
-    with pytest.raises(ServeError, match=f"is a bert with the head {case}; only decoders can be served") as e:
+    with pytest.raises(ServeError, match=f"is a bert with the head {case}; only decoders continue texts") as e:
         load_proven(exports(case))
     assert e.value.exit_code == 7
 

@@ -13,7 +13,7 @@ from export_fixtures import FACTS, alter, forge_manifest
 from safetensors.torch import load_file
 
 from orchestrator.errors import ServeError, StoreError
-from orchestrator.export.custom import difference, prove_custom, prove_to_serve, write_custom_export
+from orchestrator.export.custom import difference, prove_custom, write_custom_export
 from orchestrator.export.manifest import is_custom, read_export_manifest
 
 
@@ -69,7 +69,7 @@ def test_bf16_serves_what_is_near(made: Path, tmp_path: Path) -> None:
 def test_altered_bytes_are_refused_by_name(copy: Path) -> None:
     alter(copy, lambda tensors: tensors["fraud.bias"].add_(1))
     with pytest.raises(StoreError, match=r"tensor fraud\.bias has SHA-256"):
-        prove_to_serve(copy, precision="fp32")
+        prove_custom(copy, precision="fp32")
 
 
 def test_a_forged_manifest_does_not_prove(copy: Path) -> None:
