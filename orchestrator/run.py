@@ -18,7 +18,6 @@ from orchestrator.job import JobSpec
 from orchestrator.job_file import environment
 from orchestrator.plan import STAGES, Stage, make_plan, require_capacity
 from orchestrator.runfolder import create_run
-from orchestrator.source_code import code_commit
 from orchestrator.status import dataset_identity, given_vocabulary, origin_of_job, prepared_dataset
 from orchestrator.store import Store, is_committed
 from orchestrator.track.progress import say
@@ -147,15 +146,7 @@ def lay_out_run(job: JobSpec, store: Store, session: Session, dataset: Dataset) 
         return
     plan = make_plan(job, session.view(), vocab_size=dataset.vocab_size)
     began = (origin.folder, origin.identity) if origin else None
-    create_run(
-        folder,
-        job=job,
-        plan=plan,
-        dataset=dataset.path,
-        identity=identity,
-        origin=began,
-        commit=code_commit(),
-    )
+    create_run(folder, job=job, plan=plan, dataset=dataset.path, identity=identity, origin=began)
     say(f"to train without Ray:  python -m orchestrator.train.worker --run {folder}")
 
 

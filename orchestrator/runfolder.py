@@ -11,6 +11,7 @@ from orchestrator.errors import StoreError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import job_to_yaml, load_job
 from orchestrator.plan import Plan
+from orchestrator.source_code import code_commit
 from orchestrator.store import write_json, write_text
 
 _DESCRIPTION = "run.json"
@@ -26,12 +27,10 @@ def create_run(
     dataset: Path,
     identity: str,
     origin: tuple[Path, str] | None = None,
-    commit: str | None = None,
 ) -> None:
     """Write what a worker needs to know; again at each attempt, because workers and logging may have changed.
 
-    `origin` is the folder of the weights that the run begins with, and their identity; `commit` that of Slipway's
-    sources where they lie in a git work tree.
+    `origin` is the folder of the weights that the run begins with, and their identity.
     """
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "job.yaml", job_to_yaml(job))
@@ -41,7 +40,7 @@ def create_run(
         "format": 1,
         "hash": identity,
         "dataset": f"../../datasets/{dataset.name}",
-        "commit": commit,
+        "commit": code_commit(),
     }
     if origin is not None:
         description["origin"] = {"folder": str(origin[0].resolve()), "identity": origin[1]}

@@ -163,9 +163,8 @@ def test_detached_service_lives_until_it_is_stopped(served: tuple[Path, Result],
             assert answer.usage.completion_tokens <= 8
         services = slipway("serve", "--status", "--json").document["services"]
         assert port in [service["port"] for service in services]
-        second = slipway("serve", store / first.document["run"], "--port", port, "--detach", "--json")
-        assert second.code == 7
-        assert f"port {port}" in second.stderr
+        second = slipway("serve", store / first.document["run"], "--port", port, "--json")
+        assert (second.code, second.document["version"], second.document["before"]) == (0, "v2", "v1"), second.stderr
     finally:
         stopped = slipway("serve", "--stop", "--port", port, "--json")
     assert stopped.code == 0, stopped.stderr

@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -31,7 +31,34 @@ WAITING_PER_SLOT = 2
 """Requests that may wait in a replica's engine for each one that it works on."""
 
 
-class Replica:
+class _Checkable(Protocol):
+    async def check(self, *, timeout_s: float) -> None: ...
+
+
+class _Replica:
+    """What the fleet, `/healthz` and Ray Serve ask of every replica."""
+
+    _checked: _Checkable
+    """What it serves; its check raises EngineError where that makes nothing."""
+
+    async def check(self, timeout_s: float) -> str | None:
+        """What is wrong with what it serves; None once that has made something."""
+        try:
+            await self._checked.check(timeout_s=timeout_s)
+        except EngineError as error:
+            return str(error)
+        return None
+
+    async def try_out(self) -> str | None:
+        """What is wrong with what it makes, before it gets requests; None if nothing is."""
+        return await self.check(HEALTH_TIMEOUT_S)
+
+    async def check_health(self) -> None:
+        """Ray Serve replaces a replica for which this raises."""
+        await self._checked.check(timeout_s=HEALTH_TIMEOUT_S)
+
+
+class Replica(_Replica):
     """One copy of a decoder. Not ready before the export is proven in this very process."""
 
     def __init__(self, export: str, settings: dict[str, Any], app: str) -> None:
@@ -43,7 +70,7 @@ class Replica:
         proven = self._proven(self._export)
         self._eos_id, self._context = proven.eos_id, proven.config.context
         slots = self._settings.max_ongoing_requests
-        self._engine = Engine(
+        self._checked = self._engine = Engine(
             proven,
             threads=self._settings.cpus,
             max_running=slots,
@@ -62,14 +89,6 @@ class Replica:
                     yield piece
         except EngineError as error:
             yield error
-
-    async def check(self, timeout_s: float) -> str | None:
-        """What is wrong with the engine; None once it has made a token."""
-        try:
-            await self._engine.check(timeout_s=timeout_s)
-        except EngineError as error:
-            return str(error)
-        return None
 
     async def try_out(self) -> str | None:
         """What is wrong with a few tokens that it makes for itself, each with its probability; None if nothing is."""
@@ -106,16 +125,12 @@ class Replica:
         """What Ray Serve hands to the scaling policy."""
         return stats_of(self._engine.load(), slots=self._settings.max_ongoing_requests)
 
-    async def check_health(self) -> None:
-        """Ray Serve replaces a replica for which this raises: one whose engine makes no token."""
-        await self._engine.check(timeout_s=HEALTH_TIMEOUT_S)
-
     def _proven(self, export: str) -> ProvenModel:
         device = "cuda" if self._settings.gpus else "cpu"
         return load_proven(Path(export), precision=self._settings.precision, device=device)
 
 
-class Encoder:
+class Encoder(_Replica):
     """One copy of an encoder. Not ready before the export is proven in this very process."""
 
     def __init__(self, export: str, settings: dict[str, Any], app: str) -> None:
@@ -123,7 +138,7 @@ class Encoder:
         asked = Serve.model_validate(settings)
         torch.set_num_threads(asked.cpus)
         proven = prove_export(Path(export), precision=asked.precision, device="cuda" if asked.gpus else "cpu")
-        self._engine = EncoderEngine(cast(Proven[EncoderHead], proven), threads=asked.cpus)
+        self._checked = self._engine = EncoderEngine(cast(Proven[EncoderHead], proven), threads=asked.cpus)
 
     async def encode(self, prompts_B: list[list[int]]) -> Encoded | EngineError:
         """As `EncoderEngine`; a failure is returned, not raised: Ray would wrap it, with a traceback."""
@@ -132,24 +147,8 @@ class Encoder:
         except EngineError as error:
             return error
 
-    async def check(self, timeout_s: float) -> str | None:
-        """What is wrong with the engine; None once it has read a token."""
-        try:
-            await self._engine.check(timeout_s=timeout_s)
-        except EngineError as error:
-            return str(error)
-        return None
 
-    async def try_out(self) -> str | None:
-        """What is wrong with what it says of a token; None if nothing is."""
-        return await self.check(HEALTH_TIMEOUT_S)
-
-    async def check_health(self) -> None:
-        """Ray Serve replaces a replica for which this raises: one whose engine reads no token."""
-        await self._engine.check(timeout_s=HEALTH_TIMEOUT_S)
-
-
-class Predictor:
+class Predictor(_Replica):
     """One copy of a network of the user's own. Not ready before the export is proven in this very process."""
 
     def __init__(self, export: str, settings: dict[str, Any], model: str) -> None:
@@ -157,7 +156,7 @@ class Predictor:
         asked = Serve.model_validate(settings)
         torch.set_num_threads(asked.cpus)
         network = prove_custom(Path(export), precision=asked.precision, device="cuda" if asked.gpus else "cpu")
-        self._served = ServedNetwork(name=model, network=network, created=0)
+        self._checked = self._served = ServedNetwork(name=model, network=network, created=0)
 
     async def predict(self, body: bytes) -> list[Any] | ApiError | EngineError:
         """Predictions of the rows of a request's body; what is wrong with it is returned, not raised."""
@@ -167,19 +166,3 @@ class Predictor:
             return await served.predict(columns)
         except (ApiError, EngineError) as error:
             return error
-
-    async def check(self, timeout_s: float) -> str | None:
-        """What is wrong with the network; None once it has predicted."""
-        try:
-            await self._served.check(timeout_s=timeout_s)
-        except EngineError as error:
-            return str(error)
-        return None
-
-    async def try_out(self) -> str | None:
-        """What is wrong with its predictions of the probe; None if nothing is."""
-        return await self.check(HEALTH_TIMEOUT_S)
-
-    async def check_health(self) -> None:
-        """Ray Serve replaces a replica for which this raises: one whose network predicts no more."""
-        await self._served.check(timeout_s=HEALTH_TIMEOUT_S)
