@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -63,6 +63,7 @@ def create(
     Example:  slipway keys create --name ana --rpm 60 --expires 30d
     """
     from orchestrator.serve.accounts import keys
+    from orchestrator.serve.accounts.issuing import issue
 
     new = keys.NewKey(
         name=name,
@@ -73,9 +74,7 @@ def create(
         budget_nano=None if budget is None else _nano(budget),
         expires_at=None if expires is None else expiry(expires, now=time.time()),
     )
-    with _database(accounts).transaction() as session:
-        key, secret = keys.create(session, new)
-        _audit().append("key created", key=key.id, name=key.name, scopes=sorted(key.scopes))
+    key, secret = issue(_database(accounts), new)
     document = {"id": key.id, "key": secret}
     if as_json:
         print_document(document, as_json, "print_row")
@@ -109,12 +108,11 @@ def revoke(key_id: KeyId, accounts: Url = None, as_json: AsJson = False) -> None
 
     Example:  slipway keys revoke key-0123456789ab
     """
-    from orchestrator.serve.accounts import keys
+    from orchestrator.serve.accounts.issuing import withdraw
+    from orchestrator.serve.accounts.keys import utc
 
-    with _database(accounts).transaction() as session:
-        key = keys.revoke(session, key_id)
-        _audit().append("key revoked", key=key.id, name=key.name)
-    print_document({"id": key.id, "name": key.name, "revoked": keys.utc(key.revoked_at)}, as_json, "print_row")
+    key = withdraw(_database(accounts), key_id)
+    print_document({"id": key.id, "name": key.name, "revoked": utc(key.revoked_at)}, as_json, "print_row")
 
 
 def usage(
@@ -255,10 +253,3 @@ def _database(url: str | None) -> Database:
     from orchestrator.serve.accounts.place import accounts_url
 
     return Database(accounts_url(url), durable=True)
-
-
-def _audit() -> Any:
-    from orchestrator.serve.accounts.audit import AuditLog
-    from orchestrator.serve.accounts.place import audit_path
-
-    return AuditLog(audit_path())

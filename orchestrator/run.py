@@ -191,6 +191,7 @@ def serve_stage(
     while_serving: Callable[[Service, Outcome], None],
 ) -> None:
     """An export to a service that has proven it and answered the job's prompts."""
+    from orchestrator.serve.accounts.issuing import own_key
     from orchestrator.serve.deployment.deploy import ask, deploy
 
     session.connect()
@@ -198,8 +199,9 @@ def serve_stage(
     try:
         # Not greedy: a small model left to its favourite token says little else. The seed keeps it repeatable.
         if job.model.kind == "gpt":  # of others `deploy` has had the probe predicted
-            most, seed = _sample_tokens(job), job.training.seed
-            outcome.samples = ask(service, job.serve.probe_prompts, max_tokens=most, temperature=0.7, seed=seed)
+            most, seed, prompts = _sample_tokens(job), job.training.seed, job.serve.probe_prompts
+            with own_key(job.serve.accounts, name="slipway run") as key:
+                outcome.samples = ask(service, prompts, max_tokens=most, temperature=0.7, seed=seed, api_key=key)
         outcome.stages["serve"] = "done"
         while_serving(service, outcome)
     finally:

@@ -98,7 +98,13 @@ def deploy(
 
 
 def ask(
-    service: Service, prompts: Sequence[str], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    service: Service,
+    prompts: Sequence[str],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    api_key: str | None = None,
 ) -> list[dict[str, str]]:
     """Complete each prompt through the official `openai` client: [{"prompt", "completion"}].
 
@@ -108,7 +114,7 @@ def ask(
     import openai
 
     completions = []
-    with openai.OpenAI(base_url=service.url, api_key="none") as client:
+    with openai.OpenAI(base_url=service.url, api_key=api_key or "none") as client:
         for prompt in prompts:
             try:
                 answer = client.completions.create(
