@@ -190,18 +190,26 @@ def test_an_altered_export_is_refused_naming_the_tensor(
     assert "Traceback" not in refused.stderr
 
 
-def test_a_run_in_the_foreground_serves_until_ctrl_c(served: tuple[Path, Result], job_file: Path) -> None:
+def test_a_run_in_the_foreground_serves_until_ctrl_c_whoever_has_keys(
+    served: tuple[Path, Result], job_file: Path, slipway: Slipway, tmp_path: Path
+) -> None:
     store, _ = served
+    state = str(tmp_path / "state")
+    key = slipway("keys", "create", "--name", "ana", "--json", XDG_STATE_HOME=state).document["key"]
     port = free_port()
     args = command("run", job_file, "--store", store, "--json", "--set", f"serve.port={port}")
     with subprocess.Popen(
-        args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(XDG_STATE_HOME=state)
     ) as process:
         assert process.stdout is not None
         document = json.loads(process.stdout.readline())
         assert document["stages"]["serve"] == "done"
-        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        assert document["samples"][0]["completion"]
+        url = f"http://127.0.0.1:{port}/v1"
+        with openai.OpenAI(base_url=url, api_key=key) as client:
             assert [model.id for model in client.models.list()] == ["tiny"]
+        with openai.OpenAI(base_url=url, api_key="none") as client, pytest.raises(openai.AuthenticationError):
+            client.models.list()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
