@@ -18,7 +18,6 @@ from fastapi import FastAPI
 
 from orchestrator.export.prove import ProvenModel
 from orchestrator.serve.api.answer import Served
-from orchestrator.serve.api.completions import ModelCard
 from orchestrator.serve.api.errors import ApiError
 from orchestrator.serve.api.feedback import Feedback
 from orchestrator.serve.api.front import Caller, UsageRow
@@ -62,9 +61,6 @@ class CountingFront:
             raise self.refuses
         self.admissions.append(Counted(asked))
         return self.admissions[-1]
-
-    def cards(self, caller: Caller) -> list[ModelCard]:
-        return []
 
     async def feedback(self, caller: Caller, feedback: Feedback) -> None:
         self.opinions.append(feedback)

@@ -21,7 +21,6 @@ from orchestrator.serve.accounts.ledger import Admitted, Asked, Denied
 from orchestrator.serve.accounts.limits import Lack
 from orchestrator.serve.accounts.place import accounts_url, audit_path
 from orchestrator.serve.accounts.prices import Prices
-from orchestrator.serve.api.completions import ModelCard
 from orchestrator.serve.api.errors import ApiError
 from orchestrator.serve.api.feedback import Feedback
 from orchestrator.serve.api.front import Answered, Caller, Scope, UsageRow
@@ -40,8 +39,6 @@ class Policy:
     prices: Prices = field(default_factory=dict)
     store_prompts: bool = False
     """Keep prompts and completions, scrubbed, so that feedback can become training data."""
-    cards: Callable[[], list[ModelCard]] = list
-    """The models that there are."""
 
 
 def open_accounts(policy: Policy, url: str | None = None) -> Accounts:
@@ -110,10 +107,6 @@ class Accounts:
         except asyncio.CancelledError:
             entering.add_done_callback(self._take_back)  # its client has gone, and nobody else would settle it
             raise
-
-    def cards(self, caller: Caller) -> list[ModelCard]:
-        """See Front."""
-        return [card for card in self._policy.cards() if caller.models is None or card.id in caller.models]
 
     async def feedback(self, caller: Caller, feedback: Feedback) -> None:
         """See Front."""

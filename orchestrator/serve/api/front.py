@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from orchestrator.serve.api.completions import ModelCard
 from orchestrator.serve.api.feedback import Feedback
 
 Scope = Literal["generate", "embed", "admin"]
@@ -99,10 +98,6 @@ class Front(Protocol):
             ApiError: 403, the key is not for this scope or model; 429 with Retry-After, a limit or the budget is
                 reached, or too many requests are under way.
         """
-        ...
-
-    def cards(self, caller: Caller) -> list[ModelCard]:
-        """The models that a caller may ask."""
         ...
 
     async def feedback(self, caller: Caller, feedback: Feedback) -> None:

@@ -86,10 +86,6 @@ class OpenFront:
         """See `Front`."""
         return OpenAdmission()
 
-    def cards(self, caller: Caller) -> list[ModelCard]:
-        """See `Front`; the routes ask the models."""
-        return []
-
     async def feedback(self, caller: Caller, feedback: Feedback) -> None:
         """See `Front`."""
         raise _no_accounts("feedback")

@@ -60,7 +60,7 @@ class Gateway:
         """Raises AccountsError: they cannot be opened."""
         self._metrics = Metrics()
         self._catalogue = Catalogue(lambda entry: RemoteEngine(handle_of(entry.app)), self._metrics.ended)
-        self._front = _front(Serve.model_validate(settings), self._catalogue)
+        self._front = _front(Serve.model_validate(settings))
         self._taking = asyncio.Lock()
         self._catalogue.take(stored_table())
 
@@ -105,9 +105,9 @@ async def _loads(backend: Backend) -> list[Load]:
     return await backend.engine.loads()
 
 
-def _front(settings: Serve, catalogue: Catalogue) -> Front:
+def _front(settings: Serve) -> Front:
     prices = {model: Price(**price.model_dump()) for model, price in settings.prices.items()}
-    policy = Policy(prices=prices, store_prompts=settings.store_prompts, cards=catalogue.cards)
+    policy = Policy(prices=prices, store_prompts=settings.store_prompts)
     return open_accounts(policy, settings.accounts)
 
 

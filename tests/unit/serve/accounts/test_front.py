@@ -17,7 +17,6 @@ from orchestrator.serve.accounts.database import Database
 from orchestrator.serve.accounts.front import Accounts, Policy
 from orchestrator.serve.accounts.keys import NewKey
 from orchestrator.serve.accounts.prices import Price
-from orchestrator.serve.api.completions import ModelCard
 from orchestrator.serve.api.errors import ApiError
 from orchestrator.serve.api.feedback import Feedback
 from orchestrator.serve.api.front import Answered, Caller, Front
@@ -26,13 +25,9 @@ pytestmark = pytest.mark.anyio
 PRICES = {"m": Price(prompt_per_million=1.0, completion_per_million=1.0)}
 
 
-def cards() -> list[ModelCard]:
-    return [ModelCard(id=name, created=1) for name in ("m", "n")]
-
-
 @pytest.fixture
 async def front(sqlite: Database, tmp_path: Path) -> AsyncIterator[Accounts]:
-    made = Accounts(sqlite, AuditLog(tmp_path / "audit.jsonl"), Policy(prices=PRICES, store_prompts=True, cards=cards))
+    made = Accounts(sqlite, AuditLog(tmp_path / "audit.jsonl"), Policy(prices=PRICES, store_prompts=True))
     as_front: Front = made
     assert as_front.keeps_text
     yield made
@@ -110,7 +105,7 @@ async def test_a_browser_sends_the_key_as_a_password(front: Accounts, sqlite: Da
     for header in (f"Basic {basic}", f"basic  {basic} ", f"bearer {secret}"):
         caller = await front.authenticate(header)
         assert caller.key_id == key_id
-    assert [card.id for card in front.cards(caller)] == ["n"]
+    assert caller.models == {"n"}
 
 
 async def test_limits_reach_clients_as_openai_has_them(front: Accounts, sqlite: Database) -> None:

@@ -37,7 +37,7 @@ class NoModels:
 
 @pytest.fixture
 async def front(sqlite: Database, tmp_path: Path) -> AsyncIterator[Accounts]:
-    made = Accounts(sqlite, AuditLog(tmp_path / "audit.jsonl"), Policy(cards=NoModels().cards))
+    made = Accounts(sqlite, AuditLog(tmp_path / "audit.jsonl"), Policy())
     yield made
     await made.close()
 
