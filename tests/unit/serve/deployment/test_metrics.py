@@ -4,29 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from load_fixtures import LOAD
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.serve.deployment.metrics import Metrics
 from orchestrator.serve.deployment.observe import Request
 from orchestrator.serve.deployment.table import Entry, Facts
-from orchestrator.serve.engine.protocol import Load
 
 FACTS = Facts(kind="decoder", fingerprint="fp_1", created=1)
-LOAD = Load(
-    running=4,
-    waiting=2,
-    tokens_in_flight=1000,
-    cache_tokens=2000,
-    cache_limit_tokens=4000,
-    oldest_wait_s=0.3,
-    requests=9,
-    prompt_tokens=90,
-    cached_prompt_tokens=0,
-    completion_tokens=900,
-    steps=100,
-    last_step_s=0.01,
-    compiled=True,
-)
 
 
 def entry(version: str, share: float) -> Entry:

@@ -8,25 +8,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from load_fixtures import LOAD
 
 from orchestrator.serve.deployment.scaling import Busy, replicas_for, stats_of
-from orchestrator.serve.engine.protocol import Load
 
-LOAD = Load(
-    running=4,
-    waiting=2,
-    tokens_in_flight=1000,
-    cache_tokens=2000,
-    cache_limit_tokens=4000,
-    oldest_wait_s=0.3,
-    requests=9,
-    prompt_tokens=90,
-    cached_prompt_tokens=0,
-    completion_tokens=900,
-    steps=100,
-    last_step_s=0.01,
-    compiled=True,
-)
 BUSY = st.builds(Busy, tokens=st.floats(0, 3), requests=st.floats(0, 3), wait_s=st.floats(0, 5))
 
 
