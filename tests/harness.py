@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -74,6 +75,13 @@ def losses(store: Path, outcome_run: str) -> list[float]:
 def steps(store: Path, outcome_run: str) -> list[int]:
     lines = (store / outcome_run / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["train/step"] for line in lines]
+
+
+def free_port() -> int:
+    """Of the loopback; free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def kill_all(driver: subprocess.Popen[str]) -> None:

@@ -11,13 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import environment
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from harness import environment, free_port
 
 
 class Nodes:

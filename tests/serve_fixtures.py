@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 import psutil
 from export_fixtures import FACTS, LM, tiny_dataset, tiny_probe
+from harness import free_port
 from safetensors.torch import save_file
 
 from model.families import Network
@@ -38,12 +38,6 @@ PARTS = {
     "controller": (b"ray::ServeController",),
 }
 """What stands in the command lines of a service's processes."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(done: Callable[[], bool], limit_s: float = 60.0, what: str = "it") -> float:
@@ -84,7 +78,7 @@ class Live:
 
     def pids(self, part: str) -> list[int]:
         """The processes of one of PARTS."""
-        return [pid for pid in marked(self.mark) if all(word in _command_of(pid) for word in PARTS[part])]
+        return [pid for pid in marked(self.mark) if all(word in command_of(pid) for word in PARTS[part])]
 
     def kill(self, part: str) -> int:
         """SIGKILL to one process of a part; returns its id."""
@@ -128,7 +122,7 @@ def live_service(export: Path, settings: Serve = AS_IT_IS, *, follow: Path | Non
         detached.stop(port)
 
 
-def _command_of(pid: int) -> bytes:
+def command_of(pid: int) -> bytes:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
@@ -153,14 +147,15 @@ def question(max_tokens: int = 40) -> dict[str, Any]:
 class Clients:
     """Threads that ask all the time, whole answers and streams in turn, and keep what came of it."""
 
-    def __init__(self, live: Live, count: int = 6, *, max_tokens: int = 40) -> None:
+    def __init__(self, url: str, count: int = 6, *, max_tokens: int = 40) -> None:
+        """`url`: of the route of completions."""
         self.answers: Counter[str] = Counter()
         """By version."""
         self.failures: list[Failure] = []
         self.longest_s = 0.0
         self.refused: list[float] = []
         """When a connection was refused: nothing was sent, and the client tried again."""
-        self._url, self._max_tokens = live.completions, max_tokens
+        self._url, self._max_tokens = url, max_tokens
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(bool(i % 2),)) for i in range(count)]
 
@@ -211,17 +206,3 @@ class Clients:
         except httpx.HTTPError as error:
             what = repr(error)
         self.failures.append(Failure(stream, "data: " in text, time.monotonic(), what))
-
-
-__all__ = [
-    "MODEL",
-    "PROMPT",
-    "Clients",
-    "Failure",
-    "Live",
-    "export_of",
-    "free_port",
-    "live_service",
-    "question",
-    "wait_until",
-]

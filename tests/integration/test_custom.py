@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from custom_fixtures import ROOT, job
+from harness import free_port
 from torch import Tensor
 
 from examples.make_data import digits, likes
@@ -30,7 +30,7 @@ from orchestrator.objectives.rows import RowTable
 from orchestrator.run import prepare_only, run
 from orchestrator.runfolder import dataset_of
 from orchestrator.serve.deployment.deploy import deploy
-from orchestrator.serve.host.processes import HOST, port_is_free
+from orchestrator.serve.host.processes import port_is_free
 from orchestrator.store import Store
 from orchestrator.track.metric_log import read_metrics
 from orchestrator.train.group import TorchGroup, join_group, leave_group
@@ -124,12 +124,6 @@ def test_a_class_that_is_not_there_is_said_before_the_data_is_prepared(session: 
     with pytest.raises(JobError, match=r"Theft cannot be imported"):
         run(job, store=store, session=session, until="train", while_serving=lambda *_: None)
     assert not [*store.datasets.glob("*")]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def test_under_ray_and_served(session: Session, store: Store) -> None:

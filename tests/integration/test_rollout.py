@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
-import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from export_fixtures import TINY, tiny_export
-from harness import Result
+from harness import Result, free_port
+from serve_fixtures import Clients, command_of, wait_until
 
 from model.config import ModelConfig
 from orchestrator.job import Serve
@@ -25,64 +20,6 @@ from orchestrator.serve.host import control, records
 from orchestrator.serve.host.processes import HOST, marked
 
 Slipway = Callable[..., Result]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def command_of(pid: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def wait_until(done: Callable[[], bool], limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not done():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
-
-
-class Clients:
-    """Asks all the time, whole and in streams, and counts what came back."""
-
-    def __init__(self, url: str, model: str, count: int = 3) -> None:
-        self._url = url
-        self._model = model
-        self.answers: Counter[str] = Counter()
-        """By version."""
-        self.failures: list[str] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(count)]
-
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def _ask(self, number: int) -> None:
-        with httpx.Client(timeout=60) as client:
-            while not self._stop.is_set():
-                body = {"model": self._model, "prompt": "def ", "max_tokens": 40, "stream": number == 0}
-                try:
-                    answer = client.post(f"{self._url}/completions", json=body)
-                    whole = "data: [DONE]" in answer.text if body["stream"] else "usage" in answer.json()
-                except (httpx.HTTPError, ValueError) as error:
-                    self.failures.append(repr(error))
-                    continue
-                if answer.status_code == 200 and whole:
-                    self.answers[answer.headers["x-slipway-version"]] += 1
-                else:
-                    self.failures.append(f"{answer.status_code} {answer.text[:300]}")
-                time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +57,7 @@ def test_a_canary_takes_over_and_rollback_goes_back_while_clients_ask(
     port: int, exports: dict[str, Path], slipway: Slipway
 ) -> None:
     url = f"http://{HOST}:{port}/v1"
-    with Clients(url, "tiny") as clients:
+    with Clients(f"{url}/completions", 3) as clients:
         wait_until(lambda: clients.answers["v1"] > 5)
         done = slipway("serve", exports["two"], "--port", port, "--canary", "30%", "--for", "6s", "--json")
         assert done.code == 0, done.stderr
@@ -140,7 +77,7 @@ def test_a_canary_takes_over_and_rollback_goes_back_while_clients_ask(
         assert (back.document["version"], back.document["before"]) == ("v1", "v2")
         before = clients.answers["v1"]
         wait_until(lambda: clients.answers["v1"] > before + 5)
-    assert clients.failures == []
+    assert clients.failures + clients.refused == []
     events = [json.loads(line)["event"] for line in records.history_path(port).read_text().splitlines()]
     assert events == ["started", "canary", "promoted", "promoted"]
 
@@ -150,31 +87,31 @@ def test_weights_are_swapped_and_a_killed_replica_is_replaced_while_clients_ask(
 ) -> None:
     same = Path(shutil.copytree(exports["one"], tmp_path / "step-00000030"))
     request = {"command": "rollout", "model": "tiny", "export": str(same), "settings": Serve().model_dump(mode="json")}
-    with Clients(f"http://{HOST}:{port}/v1", "tiny") as clients:
+    with Clients(f"http://{HOST}:{port}/v1/completions", 3) as clients:
         wait_until(lambda: clients.answers["v1"] > 5)
         done = control.call(port, {**request, "in_place": True})
         assert done["version"] == "v2"
         assert done["reason"].startswith("swapped in, ")
         assert int(done["reason"].split()[2]) <= 50
         wait_until(lambda: clients.answers["v2"] > 5)
-        assert clients.failures == []
+        assert clients.failures + clients.refused == []
         (replica,) = [pid for pid in marked(records.living()[0].mark) if b":engine" in command_of(pid)]
         os.kill(replica, signal.SIGKILL)
         before = clients.answers["v2"]
         wait_until(lambda: clients.answers["v2"] > before + 10, 90)
     # At most what it had begun to tell; all else went to the replica after it.
-    assert len(clients.failures) <= 3, clients.failures
+    assert len(clients.failures) + len(clients.refused) <= 3, clients.failures
     assert set(clients.answers) == {"v1", "v2"}
 
 
 def test_what_is_bad_never_answers(port: int, exports: dict[str, Path], slipway: Slipway, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(exports["two"], tmp_path / "step-00000020"))
     (broken / "tokenizer.json").unlink()
-    with Clients(f"http://{HOST}:{port}/v1", "tiny", 1) as clients:
+    with Clients(f"http://{HOST}:{port}/v1/completions", 1) as clients:
         refused = slipway("serve", broken, "--port", port, "--json")
         assert (refused.code, refused.document["error"]["kind"]) == (6, "store")
         wait_until(lambda: clients.answers["v1"] > 5)
-    assert (clients.failures, set(clients.answers)) == ([], {"v1"})
+    assert (clients.failures, clients.refused, set(clients.answers)) == ([], [], {"v1"})
     assert versions(port) == [("tiny", "v1", 1.0)]
     unknown = slipway("rollback", "tiny", "--json")
     assert "had no version before" in unknown.document["error"]["message"]

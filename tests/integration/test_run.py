@@ -15,20 +15,12 @@ import openai
 import psutil
 import pytest
 import torch
-from harness import Result, command, environment
+from harness import Result, command, environment, free_port
 from safetensors.torch import load_file
 
 Slipway = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
 STAGES = ("prepare", "train", "export", "serve")
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

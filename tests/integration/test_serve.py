@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import httpx
 import openai
 import pytest
 from export_fixtures import TINY, tiny_export
+from harness import free_port
 
 from model.config import ModelConfig
 from orchestrator.cluster.connect import Session
@@ -31,12 +31,6 @@ from orchestrator.serve.host.processes import HOST, marked, port_is_free
 
 CONTEXT = 4096
 SETTINGS = Serve(max_tokens=4000, max_ongoing_requests=8)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(done: Callable[[], bool], limit_s: float = 30.0) -> None:

@@ -63,7 +63,7 @@ def test_newer_checkpoints_come_by_themselves(run: Path, slipway: Callable[..., 
     try:
         (record,) = [each for each in records.living() if each.port == port]
         live = Live(port, record.mark)
-        with Clients(live, 3, max_tokens=20) as clients:
+        with Clients(live.completions, 3, max_tokens=20) as clients:
             wait_until(lambda: {"v1", "v2", "v3"} <= set(clients.answers), 150, "a third version")
         assert clients.failures == []
         lines = records.history_path(port).read_text()

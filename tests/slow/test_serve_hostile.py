@@ -28,7 +28,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 @pytest.fixture
 def others(live: Live) -> Iterator[Clients]:
     """Clients beside; none of them may fail or wait long."""
-    with Clients(live, 4) as clients:
+    with Clients(live.completions, 4) as clients:
         clients.wait_answers(10)
         yield clients
         clients.wait_answers(10)

@@ -57,7 +57,7 @@ def live(good: Path) -> Iterator[Live]:
 
 
 def test_a_good_version_rolls_out(live: Live, better: Path) -> None:
-    with Clients(live) as clients:
+    with Clients(live.completions) as clients:
         clients.wait_answers(20)
         done = live.bring(better, canary=0.3, for_s=5.0)
         clients.wait_answers(20)
@@ -89,7 +89,7 @@ def other_tokenizer(export: Path) -> None:
 def test_a_version_that_does_not_prove_is_refused(live: Live, better: Path, tmp_path: Path, spoil: object) -> None:
     bad, before = Path(shutil.copytree(better, tmp_path / "step-00000020")), live.versions()
     spoil(bad)  # type: ignore[operator]
-    with Clients(live) as clients:
+    with Clients(live.completions) as clients:
         clients.wait_answers(10)
         with pytest.raises(SlipwayError) as refused:
             live.bring(bad, canary=0.5, for_s=30.0)
@@ -102,7 +102,7 @@ def test_a_version_that_does_not_prove_is_refused(live: Live, better: Path, tmp_
 
 def test_a_slow_version_is_rolled_back(live: Live, slow: Path) -> None:
     before = live.versions()
-    with Clients(live, max_tokens=20) as clients:
+    with Clients(live.completions, max_tokens=20) as clients:
         clients.wait_answers(20)
         with pytest.raises(ServeError, match=r"was rolled back: .* takes .* ms at the median"):
             live.bring(slow, canary=0.5, for_s=120.0)
@@ -113,7 +113,7 @@ def test_a_slow_version_is_rolled_back(live: Live, slow: Path) -> None:
 
 def test_an_erring_version_is_rolled_back_and_clients_do_not_see_it(live: Live, erring: Path) -> None:
     before = live.versions()
-    with Clients(live) as clients:
+    with Clients(live.completions) as clients:
         clients.wait_answers(20)
         with pytest.raises(ServeError, match=r"was rolled back: .* requests failed"):
             live.bring(erring, canary=0.5, for_s=120.0)
@@ -123,7 +123,7 @@ def test_an_erring_version_is_rolled_back_and_clients_do_not_see_it(live: Live, 
 
 
 def test_killed_replica(live: Live) -> None:
-    with Clients(live) as clients:
+    with Clients(live.completions) as clients:
         clients.wait_answers(20)
         live.kill("replica")
         took_s = clients.wait_answers(20)
@@ -136,7 +136,7 @@ def test_killed_replica(live: Live) -> None:
 
 
 def test_killed_controller(live: Live) -> None:
-    with Clients(live) as clients:
+    with Clients(live.completions) as clients:
         clients.wait_answers(20)
         killed = live.kill("controller")
         clients.wait_answers(100)
@@ -147,7 +147,7 @@ def test_killed_controller(live: Live) -> None:
 @pytest.mark.parametrize("part", ["proxy", "gateway"])
 def test_killed_on_the_way(live: Live, part: str) -> None:
     """What was under way through it is cut; whoever comes later is answered by the one that takes its place."""
-    with Clients(live) as clients:
+    with Clients(live.completions) as clients:
         clients.wait_answers(20)
         killed_at = time.monotonic()
         live.kill(part)
@@ -161,7 +161,7 @@ def test_killed_on_the_way(live: Live, part: str) -> None:
 
 
 def test_it_can_still_be_rolled_out_to(live: Live, good: Path) -> None:
-    with Clients(live) as clients:
+    with Clients(live.completions) as clients:
         done = live.bring(good)
         clients.wait_answers(10)
     assert (done["verdict"], clients.failures) == ("promoted", [])

@@ -30,9 +30,9 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_second_replica_comes_with_a_load_step_and_goes_after_it(export: Path) -> None:
     settings = Serve(replicas=Replicas(min=1, max=2), max_ongoing_requests=SLOTS)
-    with live_service(export, settings) as live, Clients(live, 1) as steady:
+    with live_service(export, settings) as live, Clients(live.completions, 1) as steady:
         steady.wait_answers(5)
-        with Clients(live, 12, max_tokens=LONG) as step:
+        with Clients(live.completions, 12, max_tokens=LONG) as step:
             # More than one replica works on at once: the second one makes tokens.
             first_token_s = wait_until(lambda: live.metric("slipway_engine_running") > SLOTS, 60, "a second replica")
             step.wait_answers(24)
@@ -53,7 +53,7 @@ def test_to_no_replica_and_back(export: Path) -> None:
         print(f"none after {gone_s:.1f} s; from none to an answer in {time.monotonic() - began:.1f} s")
         assert answer.status_code == 200, answer.text
         assert answer.json()["usage"]["completion_tokens"] == 40
-        with Clients(live) as clients:
+        with Clients(live.completions) as clients:
             clients.wait_answers(30)
         assert clients.failures == []
 
