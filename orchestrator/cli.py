@@ -25,6 +25,8 @@ from orchestrator.cli_common import (
     store_at,
 )
 from orchestrator.cli_data import data
+from orchestrator.cli_doctor import register as register_doctor
+from orchestrator.cli_jobs import jobs, submit
 from orchestrator.cli_keys import register as register_keys
 from orchestrator.cli_kubernetes import register as register_kubernetes
 from orchestrator.cli_models import register
@@ -47,10 +49,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data, name="data")
+app.add_typer(jobs, name="jobs")
+app.command()(submit)
 app.add_typer(runs, name="runs")
 app.add_typer(checkpoints, name="checkpoints")
 register(app)
 register_chaos(app)
+register_doctor(app)
 register_keys(app)
 register_kubernetes(app)
 register_serve(app)
@@ -223,42 +228,6 @@ def export(
         **({"gguf": where.relative(file)} if file else {}),
     }
     print_document(document, as_json, "print_row")
-
-
-@app.command()
-def submit(
-    job: JobFile,
-    address: Annotated[str, typer.Option(metavar="URL", help="The cluster's dashboard, such as https://head:8265.")],
-    sets: Sets = [],
-    store: StoreDir = DEFAULT_STORE,
-    as_json: AsJson = False,
-    until: Until = "serve",
-) -> None:
-    """Run a job on a cluster that is up, through Ray's Jobs API. Logs follow; Ctrl-C detaches, the job goes on.
-
-    Example:  slipway submit jobs/quickstart.yaml --address http://127.0.0.1:8265 --store /shared/slipway
-    """
-    from orchestrator.cluster.submit import submit_and_follow
-    from orchestrator.job_file import load_job
-
-    ended = submit_and_follow(load_job(job, sets), address=address, store=store.absolute(), until=until)
-    print_document(ended.document, as_json, "print_row")
-    sys.exit(ended.exit_code)
-
-
-@app.command()
-def doctor(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Check this machine: versions, compiler, Ray, token, ports, disk, W&B. A line each; what is wrong has its fix.
-
-    Example:  slipway doctor
-    """
-    from orchestrator.cluster.doctor import examine
-
-    checks = [vars(check) for check in examine(store_at(store).root)]
-    healthy = all(check["ok"] for check in checks)
-    print_document({"healthy": healthy, "checks": checks}, as_json, "print_checks")
-    if not healthy:
-        sys.exit(1)
 
 
 def main() -> NoReturn:

@@ -127,11 +127,6 @@ def print_checkpoints(document: dict[str, Any]) -> None:
     _out.print(table)
 
 
-def print_runs(document: dict[str, Any]) -> None:
-    """The table of `slipway runs`."""
-    print_rows(document["runs"], leave_out=("name", "error"))
-
-
 def print_row(document: dict[str, Any]) -> None:
     """One record."""
     print_rows([document])
@@ -152,7 +147,9 @@ def _versions(service: dict[str, Any]) -> str:
     found = service.get("versions") or []
     if not found:
         return str(service["model"])
-    return ", ".join(f"{e['model']} {e['version']}" + ("" if e["share"] == 1 else f" {e['share']:.0%}") for e in found)
+    return ", ".join(
+        f"{e['model']} {e['version']}" + ("" if e["share"] in (1, None) else f" {e['share']:.0%}") for e in found
+    )
 
 
 def print_rows(rows: list[dict[str, Any]], leave_out: tuple[str, ...] = ()) -> None:

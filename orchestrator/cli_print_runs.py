@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
@@ -14,6 +15,7 @@ _BAR_CELLS = 60
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 """A cell, from empty to full, in eighths."""
 _SOURCES_SHOWN = 10
+_NUMBERS = ("step", "loss", "val.", "tokens/s")
 _USEFUL, _LOST = "green", "red"
 _COLOURS = {
     "useful": _USEFUL,
@@ -26,6 +28,34 @@ _COLOURS = {
     "recovery": _LOST,
     "idle": "white",
 }
+
+
+def print_runs(document: dict[str, Any]) -> None:
+    """The document of `slipway runs list`."""
+    out = Console(highlight=False)
+    if not document["runs"]:
+        out.print("none")
+        return
+    served = any(row["served"] for row in document["runs"])
+    tagged = any(row["tags"] for row in document["runs"])
+    table = Table(
+        Column("run", overflow="fold"), "state", *(Column(n, justify="right", no_wrap=True) for n in _NUMBERS)
+    )
+    for name, shown in (("at work", True), ("tags", tagged), ("served", served)):
+        if shown:
+            table.add_column(name, overflow="fold")
+    for row in document["runs"]:
+        steps = "" if row["steps"] is None else f"{row['step']:,}/{row['steps']:,}"
+        losses = ("" if row[key] is None else f"{row[key]:.4f}" for key in ("train_loss", "validation_loss"))
+        speed = "" if row["tokens_per_s"] is None else f"{row['tokens_per_s']:,.0f}"
+        lists = [", ".join(row[key]) for key, shown in (("tags", tagged), ("served", served)) if shown]
+        table.add_row(row["name"], row["state"], steps, *losses, speed, _minute(row["worked_at"]), *lists)
+    out.print(table)
+
+
+def _minute(moment: str | None) -> str:
+    """To the minute, on this machine's clock."""
+    return f"{datetime.fromisoformat(moment).astimezone():%m-%d %H:%M}" if moment else ""
 
 
 def print_account(document: dict[str, Any]) -> None:
@@ -47,6 +77,11 @@ def shown(document: dict[str, Any]) -> Iterator[Table | Text]:
         yield _stacked(seconds, total_s)
     if document["restarts"]:
         yield _restarts(document["restarts"])
+    if document["jobs"]:
+        yield _commands(document["jobs"])
+    for name, lines in (("began with it", document["children"]), ("served at", document["served"])):
+        if lines:
+            yield Text(f"{name}: {', '.join(lines)}")
 
 
 def print_comparison(document: dict[str, Any]) -> None:
@@ -150,4 +185,12 @@ def _restarts(restarts: list[dict[str, Any]]) -> Table:
         table.add_row(
             Text(row["class"]), Text(row["cause"]), f"{row['step']:,}", "not yet" if in_s is None else f"{in_s:,.1f}"
         )
+    return table
+
+
+def _commands(jobs: list[dict[str, Any]]) -> Table:
+    table = Table("attempt", "launched", "workers", "by", "on", "submission", title="attempts", title_justify="left")
+    for row in jobs:
+        known = (str(row[name] or "") for name in ("workers", "submitter", "host", "submission"))
+        table.add_row(str(row["attempt"] or ""), _minute(row["launched_at"]), *known)
     return table

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli_common import DEFAULT_STORE, AsJson, RunName, StoreDir, print_document, store_at
-from orchestrator.errors import JobError, StoreError
+from orchestrator.errors import JobError, SlipwayError, StoreError
 
+if TYPE_CHECKING:
+    from orchestrator.catalogue.look import Catalogue
+    from orchestrator.store import Store
+
+State = Annotated[str | None, typer.Option("--state", help="Only prepared, started, trained, exported or unreadable.")]
 Tag = Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only runs that have this tag.")]
+JobName = Annotated[str | None, typer.Option("--job", metavar="NAME", help="Only runs of jobs of this name.")]
+Since = Annotated[
+    str | None, typer.Option("--since", metavar="WHEN", help="Only runs at work since then: 12h, 7d, or a date.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="So many at most, those last at work first.")]
 runs = typer.Typer(invoke_without_command=True)
 checkpoints = typer.Typer(no_args_is_help=True, help="The checkpoints of a run, and whether each is whole.")
 
@@ -30,19 +41,47 @@ def runs_(context: typer.Context, store: StoreDir = DEFAULT_STORE, as_json: AsJs
 
 
 @runs.command("list")
-def runs_list(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False, tag: Tag = None) -> None:
-    """List the runs of a store: how far each is, its losses, its export, its tags.
+def runs_list(
+    store: StoreDir = DEFAULT_STORE,
+    as_json: AsJson = False,
+    state: State = None,
+    tag: Tag = None,
+    job: JobName = None,
+    since: Since = None,
+    limit: Limit = None,
+) -> None:
+    """List the runs of a store, the last at work first: how far each is, its losses, its tags, where it is served.
 
-    Example:  slipway runs list --store /data/slipway --tag baseline
+    Example:  slipway runs list --store /data/slipway --state trained --since 7d --tag baseline
     """
-    from orchestrator.compare import read_tags
-    from orchestrator.status import describe_run
+    from datetime import datetime
 
-    where = store_at(store)
-    folders = sorted(p for p in where.runs.glob("*") if (p / "job.yaml").is_file())
-    rows = [{**describe_run(folder, where), "tags": read_tags(folder)} for folder in folders]
-    chosen = [row for row in rows if tag is None or tag in row["tags"]]
-    print_document({"runs": chosen}, as_json, "print_runs")
+    from orchestrator.catalogue.choose import Wanted, choose, moment
+
+    at = None if since is None else moment(since, now=datetime.now().astimezone())
+    chosen = choose(_look(store_at(store)).runs(), Wanted(state=state, tag=tag, job=job, since=at, limit=limit))
+    document = {"runs": chosen}
+    if as_json:
+        print_document(document, as_json, "print_row")
+        return
+    from orchestrator.cli_print_runs import print_runs
+
+    print_runs(document)
+
+
+def _look(store: Store) -> Catalogue:
+    """What the store holds, with the services of this machine."""
+    from orchestrator.catalogue.look import look
+    from orchestrator.serve.host import records
+    from orchestrator.track.events import iso_time
+
+    try:
+        living = records.living()
+    except (SlipwayError, OSError):  # `serve --status` says what is wrong with them
+        living = []
+    found = [{**vars(one), "export": store.relative(Path(one.export))} for one in living]
+    services = [{**one, "started_at": iso_time(one["started_at"])} for one in found if one["export"][0] != "/"]
+    return look(store, services=services)
 
 
 @runs.command("compare")
@@ -91,14 +130,15 @@ def runs_tag(
 
 @runs.command("show")
 def runs_show(run: RunName, store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Show where the time of a run's workers went, what it cost, and why it was restarted.
+    """Show where the time of a run's workers went, what it cost, why it was restarted, and who has started it.
 
     Example:  slipway runs show quickstart-0123456789ab
     """
     from orchestrator.status import account_for_run
 
     where = store_at(store)
-    document = account_for_run(where.find_run(run), where)
+    folder = where.find_run(run)
+    document = {**account_for_run(folder, where), **_look(where).about(where.relative(folder))}
     if as_json:
         print_document(document, as_json, "print_row")
         return

@@ -13,6 +13,7 @@ from orchestrator.errors import JobError, ServeError
 from orchestrator.job import Serve
 
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="The job's by default.")]
+Dashboard = Annotated[str | None, typer.Option(metavar="URL", help="Of --status and --stop: a cluster's dashboard.")]
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -37,17 +38,22 @@ def serve(
     follow: Annotated[bool, typer.Option("--follow", help="Bring newer checkpoints of the run as they come.")] = False,
     status: Annotated[bool, typer.Option("--status", help="List the detached services of this machine.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the detached services, or the one on --port.")] = False,
+    address: Dashboard = None,
 ) -> None:
     """Serve a run's newest proven export through an OpenAI-compatible API, or bring it to the service on that port.
 
     Example:  slipway serve quickstart-0123456789ab --port 8123 --detach
     """
-    from orchestrator.serve.host import control, detached
+    from orchestrator.serve.host import control
 
     if status or stop:
-        rows = detached.status() if status else detached.stop(port)
-        print_document({"services": rows}, as_json, "print_services")
+        print_document({"services": _listed(port, address, stop=stop and not status)}, as_json, "print_services")
         return
+    if address is not None:
+        raise JobError(
+            "serve --address shows or stops a cluster's service, and starts none",
+            fix="add --status or --stop; `slipway submit JOB --address URL` brings a model there",
+        )
     if run_name is None:
         raise JobError("serve needs a RUN", fix="`slipway runs` lists them; --status and --stop need none")
     share = None if canary is None else parse_share(canary)
@@ -71,6 +77,17 @@ def serve(
         _command(port, {"command": "rollout", **request, **more}, as_json)
         return
     _start(export, settings, name, port=port, host=host, follow=run, detach=detach, as_json=as_json)
+
+
+def _listed(port: int | None, address: str | None, *, stop: bool) -> list[dict[str, Any]]:
+    """The services of this machine or of a cluster, ended where `stop`."""
+    if address is not None:
+        from orchestrator.serve.host import on_cluster
+
+        return on_cluster.stop(address, port) if stop else on_cluster.status(address)
+    from orchestrator.serve.host import detached
+
+    return detached.stop(port) if stop else detached.status()
 
 
 def _start(

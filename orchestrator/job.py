@@ -71,6 +71,8 @@ class Serve(Section):
     """Keys and values that a replica keeps in memory; null: what its requests may need at most, up to 1 GiB."""
     int8: bool = False
     """Keep matrices in 8 bits beside bf16: faster where memory is slow, at some loss."""
+    standby: bool = True
+    """Have a process wait on each machine that serves, imports done: the next replica or gateway starts sooner."""
     gate: str | None = None
     """What a version must fulfil to replace another: `validation_loss <= current + 0.01`, several joined by `and`."""
     accounts: str | None = None
@@ -103,7 +105,7 @@ class Track(Section):
 
 
 class Cluster(Section):
-    """What the planner cannot see: speed and price of the machines. Changes nothing that is trained."""
+    """What the planner cannot see, speed and price of the machines, and the queue. Changes nothing that is trained."""
 
     gpu_hour_price: Annotated[float, Field(ge=0.0)] | None = None
     """Price of one GPU for an hour, in any currency; null: the plan names no cost."""
@@ -111,6 +113,8 @@ class Cluster(Section):
     """Price of one CPU core for an hour, for workers without GPUs."""
     worker_flops: Annotated[float, Field(gt=0.0)] | None = None
     """Peak FLOP/s of one worker in the job's precision; null: from a table of GPUs by name."""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Where runs wait for room on one cluster, higher ones go first. None that trains is ended for another."""
 
 
 class JobSpec(Section):

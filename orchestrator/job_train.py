@@ -90,9 +90,12 @@ class Workers(Section):
     """CPU cores of one worker; its threads are pinned to that number."""
     gpus: NotNegative = 0
     wait_s: NotNegative = 600
-    """How long an attempt waits for room for `min` workers before the run stops."""
+    """How long an attempt waits for machines that are missing for `min` workers before the run stops. For those that
+    others hold, or that an autoscaler is to start, it waits in the queue, without an end."""
     grow_after_s: NotNegative = 300
     """How long an attempt trains before it is ended to go on with more workers, where that pays."""
+    standby: bool = True
+    """Have as many processes wait, imports done, as train: a failure then costs seconds less, and each some 0.3 GB."""
 
     @model_validator(mode="before")
     @classmethod

@@ -6,11 +6,14 @@ Each stage is idempotent: what is in the store already is reused, what was inter
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cluster.bounds import require_capacity_ever
 from orchestrator.cluster.connect import Session
+from orchestrator.cluster.queue import Queue
+from orchestrator.cluster.storage_check import StorageCheck
 from orchestrator.data.sources.listing import list_sources
 from orchestrator.errors import JobError
 from orchestrator.identity import run_hash
@@ -21,6 +24,7 @@ from orchestrator.runfolder import create_run
 from orchestrator.status import dataset_identity, given_vocabulary, origin_of_job, prepared_dataset
 from orchestrator.store import Store, is_committed
 from orchestrator.track.progress import say
+from orchestrator.track.state_lines import say_state
 
 if TYPE_CHECKING:
     from orchestrator.data.dataset import Dataset
@@ -60,6 +64,9 @@ def run(
     """
     if until != "prepare":
         refuse_early(job, store, session, until)
+    if session.address is not None:
+        session.connect()
+        StorageCheck(store.root).require(session.machines() or ())
     outcome = Outcome()
     dataset = prepare_stage(job, store, session, outcome)
     if until == "prepare":
@@ -78,8 +85,11 @@ def run(
 
 def refuse_early(job: JobSpec, store: Store, session: Session, until: Stage) -> None:
     """What would stop a later stage for sure is said before the first one starts."""
-    view = session.view()
-    require_capacity(job, view)
+    view, seen = session.view(), session.machines()
+    if seen is None:
+        require_capacity(job, view)
+    else:
+        require_capacity_ever(job, seen, Queue().bounds)
     make_plan(job, view, vocab_size=given_vocabulary(job))
     origin_of_job(job, store)
     if job.model.kind == "custom" and session.address is None:  # on a cluster the code may be with the workers alone
@@ -101,6 +111,7 @@ def prepare_stage(job: JobSpec, store: Store, session: Session, outcome: Outcome
     """Text to Arrow shards."""
     from orchestrator.data.prepare import prepare
 
+    say_state(state="preparing", stage="prepare")
     listing = list_sources(job.data, environment())
     identity = dataset_identity(job, listing, store)
     reused = is_committed(store.dataset(job.name, identity))
@@ -155,18 +166,23 @@ def train_stage(job: JobSpec, store: Store, session: Session, dataset: Dataset, 
     from orchestrator.track.metric_log import read_metrics
     from orchestrator.track.metrics import typical_tokens_per_s
     from orchestrator.train.driver.launch import RunIdentity, train
-    from orchestrator.train.driver.room import Cluster
+    from orchestrator.train.driver.waiting import Cluster
 
     origin = origin_of_job(job, store)
     identity = RunIdentity(run_hash(job, dataset.hash, origin=origin.identity if origin else None), origin)
     folder = store.run(job.name, identity.hash)
     outcome.run = store.relative(folder)
-    trained = train(job, folder, dataset=dataset, identity=identity, cluster=Cluster(session.connect, session.machines))
+    say_state(state="training", stage="train", run=outcome.run, steps=job.training.steps)
+    cluster = Cluster(session.connect, session.machines)
+    if session.address is not None:
+        cluster = replace(cluster, queue=Queue(), reach=StorageCheck(store.root).require)
+    trained = train(job, folder, dataset=dataset, identity=identity, cluster=cluster)
     progress = trained.checkpoint.progress
     outcome.checkpoint = store.relative(trained.checkpoint.path)
     outcome.steps, outcome.resumed_from_step = progress.step, trained.resumed_from_step
     outcome.train_loss, outcome.validation_loss = progress.train_loss, progress.validation_loss
     outcome.tokens_per_s = typical_tokens_per_s(read_metrics(folder))
+    say_state(state="trained", step=progress.step, loss=progress.train_loss, tokens_per_s=outcome.tokens_per_s)
     outcome.stages["train"] = "reused" if trained.reused else "done"
     return trained
 
@@ -177,6 +193,7 @@ def export_stage(
     """A checkpoint to a Hugging Face folder that carries its proof."""
     from orchestrator.export.stage import export_checkpoint
 
+    say_state(state="exporting", stage="export")
     made = export_checkpoint(job, trained.best, dataset=dataset, at_end=session.at_end)
     outcome.export = store.relative(made.path)
     outcome.stages["export"] = "reused" if made.reused else "done"
@@ -194,6 +211,7 @@ def serve_stage(
     from orchestrator.serve.accounts.issuing import own_key
     from orchestrator.serve.deployment.deploy import ask, deploy
 
+    say_state(state="serving", stage="serve")
     session.connect()
     service = deploy(export, settings=job.serve, model_name=job.name, port=job.serve.port)
     try:

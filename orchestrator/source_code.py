@@ -6,10 +6,12 @@ import subprocess
 from pathlib import Path
 
 _GIT_LIMIT_S = 10.0
+NOTE = "COMMIT"
+"""Beside this file where the sources were sent somewhere without their history: the commit that they were at."""
 
 
 def code_commit() -> str | None:
-    """The commit of the sources that run, with `-dirty` where files differ from it; None outside of a git work tree."""
+    """The commit of the sources that run, with `-dirty` where files differ from it; None where nobody knows."""
     folder = Path(__file__).parent
 
     def git(*args: str) -> str:
@@ -18,8 +20,13 @@ def code_commit() -> str | None:
 
     try:
         if not git("ls-files", Path(__file__).name):  # installed into somebody else's repository
-            return None
+            return _noted(folder)
         changed = git("status", "--porcelain", "--untracked-files=no", ".")
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return _noted(folder)
+
+
+def _noted(folder: Path) -> str | None:
+    note = folder / NOTE
+    return note.read_text(encoding="ascii").strip() if note.is_file() else None

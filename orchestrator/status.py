@@ -158,26 +158,37 @@ def describe_run(run: Path, store: Store) -> dict[str, Any]:
     """One row of `slipway runs`."""
     row: dict[str, Any] = {"run": store.relative(run), "name": run.name}
     try:
-        job = load_job(run / "job.yaml")
+        job, steps = _asked(run)
+        saved = committed_steps(run)
+        progress = read_progress(saved[-1]) if saved else Progress()
     except SlipwayError as error:
         return {**row, "state": "unreadable", "error": error.message}
     lines = list(read_metrics(run))
     evaluated = [line[metrics.EVAL_LOSS] for line in lines if metrics.EVAL_LOSS in line]
-    saved = committed_steps(run)
-    progress = read_progress(saved[-1]) if saved else Progress()
-    step, ended = progress.step, progress.is_end(job.training.steps)
+    step, ended = progress.step, progress.is_end(steps)
     exports = sorted(p for p in (run / "export").glob("step-*") if is_committed(p))
     state = "exported" if exports else "trained" if ended else "started" if lines else "prepared"
     return {
         **row,
+        "job": job,
         "state": state,
         "step": step,
-        "steps": job.training.steps,
+        "steps": steps,
         "train_loss": lines[-1][metrics.LOSS] if lines else None,
         "validation_loss": evaluated[-1] if evaluated else None,
         "tokens_per_s": metrics.typical_tokens_per_s(lines),
         "export": store.relative(exports[-1]) if exports else None,
     }
+
+
+def _asked(run: Path) -> tuple[str, int]:
+    """The name of a run's job, and its steps: of the plan, which is read in a hundredth of the job file's time."""
+    try:
+        plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+        return str(plan["job"]), int(plan["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        job = load_job(run / "job.yaml")
+        return job.name, job.training.steps
 
 
 def account_for_run(run: Path, store: Store) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ class Nodes:
         self.folder = folder
         self._start("--head", f"--port={port}", at, "--dashboard-host=127.0.0.1")
 
-    def add(self) -> int:
-        """Start another node; its number, the head's being 0."""
-        self._start(f"--address={self.gcs}")
+    def add(self, *, before: Sequence[str] = ()) -> int:
+        """Start another node; its number, the head's being 0. `before`: a command that runs the one given to it."""
+        self._start(f"--address={self.gcs}", before=before)
         return len(self.ids) - 1
 
     def kill(self, number: int) -> None:
@@ -60,9 +61,9 @@ class Nodes:
 
         return GcsClient(address=self.gcs)
 
-    def _start(self, *args: str) -> None:
+    def _start(self, *args: str, before: Sequence[str] = ()) -> None:
         call = [
-            str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1",
+            *before, str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1",
             "--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={free_port()}",
             "--object-store-memory=100000000", f"--temp-dir={self.folder}/{len(self.ids)}", *args,
         ]  # fmt: skip

@@ -34,7 +34,6 @@ AS_IT_IS = Serve()
 PARTS = {
     "replica": (b"ray::ServeReplica", b":engine"),
     "gateway": (b"ray::ServeReplica", b":gateway"),
-    "proxy": (b"ray::ProxyActor",),
     "controller": (b"ray::ServeController",),
 }
 """What stands in the command lines of a service's processes."""

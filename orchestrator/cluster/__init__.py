@@ -1,1 +1,1 @@
-"""Ray: what is there (view), start or join (connect), hand over a job (submit), check a machine (doctor)."""
+"""Ray: what is there (view), start or join (connect), hand over a job (jobs), check a machine (doctor)."""

@@ -32,10 +32,8 @@ _OBJECT_STORE_BYTES = 512 << 20
 
 _REACH_LIMIT_S = 5.0
 _OWN_DEFAULTS = {
+    "RAY_preload_python_modules": "orchestrator.cluster.preload",  # what stands by has its imports done
     "RAY_TRAIN_METRICS_ENABLED": "0",  # one more process to start beside the workers
-    # Connections whose headers do not come are closed by Serve's proxy before any application hears of them. By name:
-    # this room knows nothing of serving.
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "orchestrator.serve.api.listener:guard_listeners",
 }
 
 _DEFAULTS = {

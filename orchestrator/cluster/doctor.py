@@ -16,8 +16,8 @@ from pathlib import Path
 from orchestrator.cluster.token import is_exposed, token_path
 from orchestrator.cluster.view import local_view
 
-_WANTED_DISK_BYTES = 5 << 30
-_WANTED_SHM_BYTES = 1 << 30
+WANTED_DISK_BYTES = 5 << 30
+WANTED_SHM_BYTES = 1 << 30
 _PACKAGES = ("torch", "ray", "deepspeed", "wandb", "pyarrow", "tokenizers", "safetensors", "openai")
 _PORTS = (8000,)
 _RAY_LIMIT_S = 60.0
@@ -98,7 +98,7 @@ def _machine(_store: Path) -> Iterator[Check]:
     shm = shutil.disk_usage("/dev/shm")
     yield Check(
         "/dev/shm",
-        shm.free >= _WANTED_SHM_BYTES,
+        shm.free >= WANTED_SHM_BYTES,
         f"{shm.free / 1e9:.1f} GB free",
         "free /dev/shm or mount a larger one",
     )
@@ -109,7 +109,7 @@ def _disk(store: Path) -> Iterator[Check]:
     free = shutil.disk_usage(place).free
     writable = os.access(place, os.W_OK)
     found = f"{free / 1e9:.1f} GB free for {store}" + ("" if writable else ", not writable")
-    yield Check("disk", writable and free >= _WANTED_DISK_BYTES, found, "free some space, or give a larger --store")
+    yield Check("disk", writable and free >= WANTED_DISK_BYTES, found, "free some space, or give a larger --store")
 
 
 def _ports(_store: Path) -> Iterator[Check]:

@@ -22,6 +22,7 @@ USER = 1000
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_preload_python_modules": "orchestrator.cluster.preload",  # what stands by has its imports done
     "RAY_worker_niceness": "0",  # at Ray's own 15 whatever else runs on the machine would starve the workers
     # What Ray Serve reads when its processes start: who closes connections whose headers do not come, how soon it hears
     # of load, and how soon a proxy that has died is replaced. As where we start Serve ourselves.
@@ -29,6 +30,9 @@ _ENVIRONMENT = {
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # One event loop in each process: every message would wake three threads in turn.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }
 
 CLOSED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}

@@ -68,7 +68,7 @@ def require_no_secret(job: JobSpec) -> None:
     whole = job.model_dump(mode="json")
     if found := sorted(_differing(whole, redact(whole), "")):
         raise JobError(
-            f"the job holds what looks like a secret, in {', '.join(found)}: its manifests would show it",
+            f"the job holds what looks like a secret, in {', '.join(found)}: whoever sees the cluster would see it",
             fix="leave it out: paths take ${env:NAME}, accounts SLIPWAY_ACCOUNTS, from the Secret slipway-environment",
         )
 

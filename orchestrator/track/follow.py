@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from orchestrator.track import metrics
 from orchestrator.track.metric_log import FILE, parse_line
 from orchestrator.track.progress import bar, console, say
+from orchestrator.track.state_lines import say_state
 
 _POLL_S = 0.25
 _NAMED_EXCESS, _NAMED_SHARE = 0.2, 0.05
@@ -18,12 +19,17 @@ _NAMED_EXCESS, _NAMED_SHARE = 0.2, 0.05
 
 
 @contextlib.contextmanager
-def following(run: Path, *, first_step: int, steps: int, every: int) -> Iterator[None]:
-    """Show the steps that are finished while the block runs, those before `first_step` left out."""
+def following(
+    run: Path, *, first_step: int, steps: int, every: int, cost: Callable[[], float | None] = lambda: None
+) -> Iterator[None]:
+    """Show the steps that are finished while the block runs, those before `first_step` left out.
+
+    `cost` is what the run has cost up to now, told to those who follow it from elsewhere.
+    """
     ended = threading.Event()
     # What stands there now is of earlier attempts, steps beyond the checkpoint among it that will be done again.
     lines = _lines(run / FILE, ended, position=_size_bytes(run / FILE))
-    thread = threading.Thread(target=_follow, args=(lines, first_step, steps, every), name="follow", daemon=True)
+    thread = threading.Thread(target=_follow, args=(lines, first_step, steps, every, cost), name="follow", daemon=True)
     thread.start()
     try:
         yield
@@ -43,6 +49,12 @@ def _numbers(line: dict[str, Any]) -> str:
     return text + (f"  validation {line[metrics.EVAL_LOSS]:.4f}" if metrics.EVAL_LOSS in line else "")
 
 
+def _figures(line: dict[str, Any]) -> dict[str, Any]:
+    """Of a state line; goodput comes with some steps, and stands until the next."""
+    figures = {"loss": line[metrics.LOSS], "tokens_per_s": line[metrics.TOKENS_PER_S]}
+    return figures | ({"goodput": line[metrics.GOODPUT]} if metrics.GOODPUT in line else {})
+
+
 def _slow_rank(line: dict[str, Any]) -> str:
     """Names the slowest rank where it holds up the others."""
     excess = line.get(metrics.SLOWEST_EXCESS, 0.0)
@@ -54,7 +66,9 @@ def _slow_rank(line: dict[str, Any]) -> str:
     return f"  rank {rank} {excess:.0%} slower" if costs else ""
 
 
-def _follow(lines: Iterator[dict[str, Any]], first_step: int, steps: int, every: int) -> None:
+def _follow(
+    lines: Iterator[dict[str, Any]], first_step: int, steps: int, every: int, cost: Callable[[], float | None]
+) -> None:
     seen = first_step
     slow_rank = ""  # by the newest line that has the ranks' times: a bar would show it for one step
     with contextlib.ExitStack() as stack:
@@ -64,6 +78,7 @@ def _follow(lines: Iterator[dict[str, Any]], first_step: int, steps: int, every:
             if step <= seen:
                 continue
             seen = step
+            say_state(step=step, steps=steps, cost=cost(), **_figures(line))
             slow_rank = _slow_rank(line) if metrics.SLOWEST_RANK in line else slow_rank
             if update is not None:
                 update(step, _numbers(line) + slow_rank)

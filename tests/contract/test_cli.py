@@ -32,8 +32,8 @@ COMMANDS: dict[str, Any] = {
     )
 }
 """Every verb; those of a group as `data show`, and the group itself where it does something alone."""
-OF_NO_STORE = {"audit", "feedback", "keys", "rollback", "usage"}
-"""They are about services, which know a store by the paths that they were given."""
+OF_NO_STORE = {"audit", "feedback", "jobs", "keys", "rollback", "usage"}
+"""They are about services and a cluster's jobs, which know a store by the paths that they were given."""
 TAKES_JOB = sorted(name for name, c in COMMANDS.items() if any("--set" in p.opts for p in c.params))
 
 
@@ -51,6 +51,7 @@ def test_these_verbs_work() -> None:
         "runs list",
         "runs show",
     }
+    wanted |= {f"jobs {verb}" for verb in ("list", "show", "logs", "stop", "retry")}
     wanted |= {f"data {verb}" for verb in ("list", "show", "sample", "verify", "find", "order")}
     assert wanted <= set(COMMANDS)
 

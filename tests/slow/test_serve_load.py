@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from export_fixtures import TEXTS, TINY, alter, forge_manifest, tiny_export, tiny_model, tiny_probe
-from serve_fixtures import PROMPT, Clients, Live, export_of, live_service
+from serve_fixtures import PROMPT, Clients, Live, export_of, live_service, wait_until
 
 from model.config import ModelConfig
 from orchestrator.data.tokens.train import train_tokenizer
@@ -139,22 +139,21 @@ def test_killed_controller(live: Live) -> None:
     with Clients(live.completions) as clients:
         clients.wait_answers(20)
         killed = live.kill("controller")
+        wait_until(lambda: live.pids("controller") not in ([], [killed]), 60, "another controller")
         clients.wait_answers(100)
-        assert live.pids("controller") not in ([], [killed])
     assert clients.failures == []
 
 
-@pytest.mark.parametrize("part", ["proxy", "gateway"])
-def test_killed_on_the_way(live: Live, part: str) -> None:
+def test_killed_gateway(live: Live) -> None:
     """What was under way through it is cut; whoever comes later is answered by the one that takes its place."""
     with Clients(live.completions) as clients:
         clients.wait_answers(20)
         killed_at = time.monotonic()
-        live.kill(part)
+        live.kill("gateway")
         took_s = clients.wait_answers(40, 90)
     late = [failure for failure in clients.failures if failure.ended_at > killed_at + 2.0]
     print(
-        f"{part} killed: 40 more answers after {took_s:.1f} s, {len(clients.failures)} cut, {clients.longest_s:.1f} s"
+        f"gateway killed: 40 more answers after {took_s:.1f} s, {len(clients.failures)} cut, {clients.longest_s:.1f} s"
     )
     assert late == []
     assert len(clients.failures) <= 6

@@ -65,21 +65,21 @@ async def crowd(live: Live, count: int, *, for_s: float) -> tuple[list[float], C
     wrong: list[str] = []
     ends_at = time.monotonic() + for_s
 
-    async def one(client: httpx.AsyncClient) -> None:
-        while time.monotonic() < ends_at:
-            began = time.monotonic()
-            answer = await client.post(live.completions, json=question(LONG))
-            statuses[answer.status_code] += 1
-            if answer.status_code == 200:
-                took_s.append(time.monotonic() - began)
-            elif answer.status_code == 429 and answer.headers.get("retry-after", "").isdigit():
-                await asyncio.sleep(float(answer.headers["retry-after"]))
-            else:
-                wrong.append(f"{answer.status_code} {answer.headers} {answer.text[:200]}")
+    async def one() -> None:
+        # A client of its own: a shared one looks at all its connections for each request, and takes seconds for it.
+        async with httpx.AsyncClient(timeout=90, verify=False) as client:
+            while time.monotonic() < ends_at:
+                began = time.monotonic()
+                answer = await client.post(live.completions, json=question(LONG))
+                statuses[answer.status_code] += 1
+                if answer.status_code == 200:
+                    took_s.append(time.monotonic() - began)
+                elif answer.status_code == 429 and answer.headers.get("retry-after", "").isdigit():
+                    await asyncio.sleep(float(answer.headers["retry-after"]))
+                else:
+                    wrong.append(f"{answer.status_code} {answer.headers} {answer.text[:200]}")
 
-    limits = httpx.Limits(max_connections=count)
-    async with httpx.AsyncClient(timeout=90, limits=limits) as client:
-        await asyncio.gather(*(one(client) for _ in range(count)))
+    await asyncio.gather(*(one() for _ in range(count)))
     return took_s, statuses, wrong
 
 
@@ -100,5 +100,5 @@ def test_two_hundred_clients_against_room_for_two(export: Path) -> None:
     assert statuses[429] > statuses[200] > 10
     assert len(crowded_s) / 25.0 > 0.6 * len(alone_s) / 8.0  # as many are answered as before
     # The refusals take the gateway's time, and on two cores everybody's.
-    assert statistics.median(crowded_s) < 6.0 * statistics.median(alone_s) + 2.0
+    assert statistics.median(crowded_s) < 3.0 * statistics.median(alone_s) + 0.5
     assert max(grown.values()) < 32 << 20

@@ -1,22 +1,34 @@
-"""What stands at the connection itself, in Ray Serve's proxy: a deadline for headers, and a bound for bodies.
+"""What stands at the connection itself: the port, and a deadline for headers.
 
 uvicorn has a limit for idle connections between two requests alone, and none for a request whose headers trickle in.
-The proxy reads a body as fast as it comes and keeps it until the gateway has taken it, also when that has had enough.
+Where Ray Serve's own proxy listens (KubeRay's services), it reads a body as fast as it comes and keeps it until the
+gateway has taken it, also when that has had enough: there bodies have a bound besides.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
+import time
 from typing import Any
 
+import uvicorn
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from orchestrator.errors import ServeError
 from orchestrator.serve.api.limits import Limits
 
 HEADERS_S = 10.0
 """From the connection's beginning, or from a later request's first byte, to the end of the headers."""
+_KEPT_S = 90
+"""An idle connection stays open for so long after a request."""
+_BACKLOG = 2048
+"""Connections that wait to be taken."""
+_BIND_LIMIT_S = 15.0
+_BIND_EVERY_S = 0.1
 _HEAD = (
     b"HTTP/1.1 408 Request Timeout",
     b"content-type: application/json",
@@ -75,6 +87,61 @@ class PatientProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         if not self._working() and not self.transport.is_closing():
             self.transport.write(b"\r\n".join(_HEAD) % (len(_BODY), _BODY))
             self.transport.close()
+
+
+class Listener:
+    """HTTP on a port, in the event loop that runs."""
+
+    def __init__(self, serving: asyncio.Task[None]) -> None:
+        """See `open`."""
+        self._serving = serving
+
+    @classmethod
+    async def open(cls, app: ASGIApp, *, host: str, port: int) -> Listener:
+        """Answer with an app there; connections are taken from the return of this on.
+
+        Raises:
+            ServeError: something else listens there, and goes on to.
+        """
+        listening = await _bound(host, port)
+        config = uvicorn.Config(
+            app,
+            http=PatientProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEPT_S,
+        )
+        return cls(asyncio.create_task(uvicorn.Server(config).serve(sockets=[listening])))
+
+    @property
+    def listens(self) -> bool:
+        """Whether it still does."""
+        return not self._serving.done()
+
+
+async def _bound(host: str, port: int) -> socket.socket:
+    """The port, for this process alone: limits of what is under way at once are counted in it.
+
+    Whoever had it before may be on the way out.
+    """
+    ends_at = time.monotonic() + _BIND_LIMIT_S
+    while True:
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+            listening.listen(_BACKLOG)
+            return listening
+        except OSError as error:
+            listening.close()
+            if error.errno != errno.EADDRINUSE or time.monotonic() > ends_at:
+                raise ServeError(f"nothing can listen on port {port} of {host}: {error.strerror}") from error
+        await asyncio.sleep(_BIND_EVERY_S)
 
 
 class Bounded:

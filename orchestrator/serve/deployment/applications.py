@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ray import serve
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
+from orchestrator.cluster import preload
 from orchestrator.job import Serve
 from orchestrator.serve.deployment import gateway, remote
 from orchestrator.serve.deployment.scaling import replicas_wanted
@@ -17,26 +18,54 @@ _AT_REPLICA_PER_SLOT = 2
 """Requests that a replica has for each one that it works on: those that wait there are seen by the scaling."""
 _QUEUED_PER_SLOT = 2
 """Requests that wait in the gateway besides; beyond that a client had better come back later."""
+_LOOK_EVERY_S = 0.05
+"""How often a request that waits looks for room; up to 0.5 s by default, in which a replica may have run dry."""
 _DRAIN_S = 600.0
 """How long a replica that is no longer needed may go on with what it has begun."""
+_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+"""Serve makes a line of its log for each request even where no file gets it."""
+_HEAD = "node:__internal_head__"
+"""A resource that Ray gives to its head alone."""
+_GATEWAY_IMPORTS = "ray.serve._private.replica,orchestrator.serve.deployment.gateway"
+_REPLICA_IMPORTS = "ray.serve._private.replica,orchestrator.serve.deployment.replica"
 _GATEWAY_REQUESTS = 10_000
 """More than there may be: what there may be the replicas say, and the limits of the routes."""
 
 
-def gateway_application(settings: Serve) -> Any:
-    """The gateway, with the accounts that a job names."""
+def gateway_application(settings: Serve, *, host: str, port: int) -> Any:
+    """The gateway, with the accounts that a job names. It listens on the machine of Ray's head."""
+    return _gateway(gateway.ListeningGateway, {_HEAD: 0.001}).bind(settings.model_dump(), host, port)
+
+
+def proxied_gateway_application(settings: Serve) -> Any:
+    """The gateway behind Ray Serve's own proxies, wherever it runs."""
+    return _gateway(gateway.ProxiedGateway, {}).bind(settings.model_dump())
+
+
+def _gateway(kind: type, resources: dict[str, float]) -> Any:
     deployment: Any = serve.deployment(  # Any: its stub knows the decorator's form only
-        gateway.Gateway,
+        kind,
         name=gateway.DEPLOYMENT,
-        ray_actor_options={"num_cpus": 0},  # it mostly waits; a core of its own would be one less for the networks
+        # It mostly waits; a core of its own would be one less for the networks.
+        ray_actor_options={"num_cpus": 0, "resources": resources, "runtime_env": _importing(_GATEWAY_IMPORTS)},
         max_ongoing_requests=_GATEWAY_REQUESTS,
-        health_check_period_s=2.0,
+        health_check_period_s=0.5,
         health_check_timeout_s=10.0,
         graceful_shutdown_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
-        logging_config=LoggingConfig(enable_access_log=False),
+        logging_config=_QUIET,
     )
-    return deployment.bind(settings.model_dump())
+    return deployment
+
+
+def _importing(modules: str) -> dict[str, Any]:
+    """The environment of processes that may stand by with these modules imported."""
+    return {"env_vars": {preload.VARIABLE: modules}}
+
+
+def most_requests(settings: Serve) -> int:
+    """Requests of a version that may be under way at once: those at its replicas, and those that wait besides."""
+    return settings.max_ongoing_requests * settings.replicas.max * (_AT_REPLICA_PER_SLOT + _QUEUED_PER_SLOT)
 
 
 def version_application(entry: Entry, settings: Serve, *, cpus: float | None) -> Any:
@@ -65,15 +94,20 @@ def version_application(entry: Entry, settings: Serve, *, cpus: float | None) ->
     deployment: Any = serve.deployment(
         kinds[entry.facts.kind],
         name=remote.DEPLOYMENT,
-        ray_actor_options={"num_cpus": settings.cpus if cpus is None else cpus, "num_gpus": settings.gpus},
+        ray_actor_options={
+            "num_cpus": settings.cpus if cpus is None else cpus,
+            "num_gpus": settings.gpus,
+            "runtime_env": _importing(_REPLICA_IMPORTS),
+        },
         max_ongoing_requests=slots * _AT_REPLICA_PER_SLOT,
+        request_router_config=RequestRouterConfig(max_backoff_s=_LOOK_EVERY_S),  # type: ignore[arg-type]  # its stub errs
         max_queued_requests=slots * replicas.max * _QUEUED_PER_SLOT,
         max_constructor_retry_count=1,  # an export that does not prove does not prove the second time
         health_check_period_s=5.0,
         health_check_timeout_s=15.0,
         graceful_shutdown_timeout_s=_DRAIN_S,
         graceful_shutdown_wait_loop_s=0.1,
-        logging_config=LoggingConfig(enable_access_log=False),
+        logging_config=_QUIET,
         **scaling,
     )
     return deployment.bind(

@@ -19,7 +19,7 @@ from orchestrator.serve.api.template import read_chat_format
 from orchestrator.serve.deployment.observe import ObservedEncoder, ObservedEngine, Observer, Request, Seen
 from orchestrator.serve.deployment.table import Entry, Table, current, drawn, of_model
 from orchestrator.serve.engine.encoder_protocol import EncoderEngine
-from orchestrator.serve.engine.protocol import EngineError, InferenceEngine
+from orchestrator.serve.engine.protocol import EngineBusyError, EngineError, InferenceEngine
 
 _TOKENIZER = "tokenizer.json"
 _Kind = TypeVar("_Kind", Served, ServedEncoder)
@@ -77,17 +77,26 @@ class Catalogue:
 
         Raises:
             ApiError: 404, there is no such model.
+            EngineBusyError: all its versions have as many requests as they may.
         """
         entries = of_model(self._table, model)
         if not entries:
             raise model_not_found(model, *dict.fromkeys(entry.model for entry in self._table))
-        return self._backends[drawn(entries, random.random()).app]
+        backend = self._backends[drawn(entries, random.random()).app]
+        if not backend.observer.full:
+            return backend
+        # Before any work on the request: refusals must not slow down those that are let in.
+        free = [entry for entry in entries if not self._backends[entry.app].observer.full]
+        if (other := current(free, model)) is None:
+            raise EngineBusyError("too many requests wait for this model; try again in a moment")
+        return self._backends[other.app]
 
     def choose(self, name: str) -> Served | ServedEncoder:
         """See `Models`.
 
         Raises:
             ApiError: 404, there is no such model; 400, it is a network of the user's own.
+            EngineBusyError: as `pick`.
         """
         served = self.pick(name).served
         if served is None:
@@ -132,7 +141,7 @@ class Catalogue:
         return self._backend(entry, before.engine)  # other weights in the same replicas
 
     def _backend(self, entry: Entry, engine: AnyEngine) -> Backend:
-        observer = Observer(told=lambda request: self._told(entry, request))
+        observer = Observer(told=lambda request: self._told(entry, request), most=entry.facts.requests)
         served: Served | ServedEncoder | None = None
         if entry.facts.kind == "decoder":
             served = _served(entry, ObservedEngine(engine, observer), lambda: self._instead(entry, Served))

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.job import Serve
 from orchestrator.job_section import Section
 from orchestrator.serve.deployment import fleet
-from orchestrator.serve.deployment.applications import gateway_application, version_application
+from orchestrator.serve.deployment.applications import proxied_gateway_application, version_application
 from orchestrator.serve.deployment.gateway import store_table, stored_table
 from orchestrator.serve.deployment.table import Entry
 from orchestrator.serve.host import address
@@ -41,7 +41,7 @@ def gateway(arguments: dict[str, Any]) -> Any:
     given = Arguments.model_validate(arguments)
     require_key(given.settings)
     _entry(given)
-    return gateway_application(given.settings)
+    return proxied_gateway_application(given.settings)
 
 
 def version(arguments: dict[str, Any]) -> Any:

@@ -84,7 +84,7 @@ def deploy(
         before = gateway.stored_table() if running is not None else ()
         if not before:
             gateway.store_table(())
-            fleet.start_gateway(settings)  # it is there when the proof is
+            fleet.start_gateway(settings, host=host, port=port)  # it is there when the proof is
         proof.result()
         entry = fleet.entry_of(export, settings, model=model_name, version=version or _next(before, model_name))
         service = Service(f"http://{asked_at(host)}:{port}/v1", model_name, port, entry.version, host)
@@ -178,7 +178,7 @@ def _question(entry: Entry) -> tuple[str, str]:
 
 
 def _answers(service: Service, path: str, body: str) -> bool:
-    """Whether it answers, or asks for a key. Right after the deployment Serve's proxy does not know the route yet."""
+    """Whether it answers, or asks for a key."""
     connection = http.client.HTTPConnection(asked_at(service.host), service.port, timeout=_ANSWER_LIMIT_S)
     try:
         connection.request("POST", path, body)

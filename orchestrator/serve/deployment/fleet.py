@@ -8,6 +8,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from orchestrator.errors import CapacityError, ServeError
 from orchestrator.export.manifest import is_custom, read_custom_manifest, read_export_manifest
 from orchestrator.job import Serve
 from orchestrator.serve.deployment import direct, gateway
-from orchestrator.serve.deployment.applications import gateway_application, version_application
+from orchestrator.serve.deployment.applications import gateway_application, most_requests, version_application
 from orchestrator.serve.deployment.observe import Seen
 from orchestrator.serve.deployment.table import Entry, Facts, Table
 from orchestrator.serve.host import target
@@ -43,7 +44,7 @@ def prove(export: Path, settings: Serve) -> None:
 
 def entry_of(export: Path, settings: Serve, *, model: str, version: str) -> Entry:
     """A version that gets all requests, of a proven export."""
-    facts = _facts(export, settings)
+    facts = replace(_facts(export, settings), requests=most_requests(settings))
     return Entry(
         model=model,
         version=version,
@@ -83,9 +84,9 @@ def _fingerprint(tensors: dict[str, str]) -> str:
 
 
 def start_serve(port: int, host: str) -> None:
-    """Serve's controller, then its HTTP proxy: returns when that listens."""
+    """Serve's controller, without a proxy; it keeps where the gateway listens."""
     serve.start(
-        proxy_location="HeadOnly",
+        proxy_location="Disabled",
         http_options={"host": host, "port": port},
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
@@ -116,19 +117,19 @@ def check_capacity(settings: Serve) -> None:
             )
 
 
-def start_gateway(settings: Serve) -> None:
+def start_gateway(settings: Serve, *, host: str, port: int) -> None:
     """Have the gateway started, if it is not there. Accounts and prices are those of the first job that it serves."""
     if (status := serve.status().applications.get(gateway.APP)) is None or status.status in _FAILED:
-        _run(gateway_application(settings), name=gateway.APP, route="/")
+        _run(gateway_application(settings, host=host, port=port), name=gateway.APP)
 
 
 def start(entry: Entry, settings: Serve, *, cpus: float | None = None) -> None:
     """Have the replicas of a version started; `cpus`: what Ray sets aside for each, if not what it computes on."""
-    _run(version_application(entry, settings, cpus=cpus), name=entry.app, route=None)
+    _run(version_application(entry, settings, cpus=cpus), name=entry.app)
 
 
-def _run(application: Any, *, name: str, route: str | None) -> None:
-    wanted = serve.RunTarget(target=application, name=name, route_prefix=route)
+def _run(application: Any, *, name: str) -> None:
+    wanted = serve.RunTarget(target=application, name=name, route_prefix=None)
     serve.run_many([wanted], wait_for_applications_running=False)
 
 

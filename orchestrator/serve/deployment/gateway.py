@@ -1,4 +1,4 @@
-"""The gateway: the one Ray Serve deployment that hears HTTP. It hands the work to the replicas of a model's versions.
+"""The gateway: the one deployment that hears HTTP. It hands the work to the replicas of a model's versions.
 
 Imports no torch: it is there a second or two after it was asked for.
 """
@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from ray import serve
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
+from orchestrator.cluster.standby import have_another_stand_by
 from orchestrator.job import Serve
 from orchestrator.serve.accounts.front import Policy, open_accounts
 from orchestrator.serve.accounts.prices import Price
@@ -24,14 +25,17 @@ from orchestrator.serve.api.desk import caller_of
 from orchestrator.serve.api.errors import ApiError
 from orchestrator.serve.api.front import Front
 from orchestrator.serve.api.limits import Bodies, Limits
+from orchestrator.serve.api.listener import Listener
 from orchestrator.serve.api.routes import build_app
 from orchestrator.serve.deployment.catalogue import Backend, Catalogue
 from orchestrator.serve.deployment.metrics import CONTENT_TYPE, Metrics
 from orchestrator.serve.deployment.observe import Seen
 from orchestrator.serve.deployment.remote import RemoteEngine, handle_of
 from orchestrator.serve.deployment.table import Entry, Table
-from orchestrator.serve.engine.protocol import Load
+from orchestrator.serve.engine.protocol import EngineError, Load
 
+_SETTLED_S = 15.0
+"""Who starts a service has more to start until then."""
 APP = "slipway"
 DEPLOYMENT = "gateway"
 _KEY, _NAMESPACE = b"table", b"slipway"
@@ -52,7 +56,6 @@ def store_table(table: Iterable[Entry]) -> None:
         _internal_kv_del(_KEY, namespace=_NAMESPACE)
 
 
-@serve.ingress()
 class Gateway:
     """The routes, over a table of versions that changes while requests are under way."""
 
@@ -64,8 +67,8 @@ class Gateway:
         self._taking = asyncio.Lock()
         self._catalogue.take(stored_table())
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Ray Serve asks for the routes once the gateway stands."""
+    def routes(self) -> FastAPI:
+        """All that it answers."""
         app = build_app(self._catalogue, self._front)
         app.include_router(predictions(self._catalogue, self._front))
 
@@ -96,6 +99,36 @@ class Gateway:
     async def under_way(self, app: str) -> int:
         """Requests that a version works on."""
         return self._catalogue.under_way(app)
+
+
+class ListeningGateway(Gateway):
+    """It has a port of its own: nothing stands between a client and the routes."""
+
+    async def __init__(self, settings: dict[str, Any], host: str, port: int) -> None:  # type: ignore[misc]
+        """Listens from its return on; Ray Serve awaits it.
+
+        Raises:
+            AccountsError: they cannot be opened.
+            ServeError: the port is taken.
+        """
+        super().__init__(settings)
+        self._listener = await Listener.open(self.routes(), host=host, port=port)
+        if settings["standby"]:
+            have_another_stand_by(after_s=_SETTLED_S)
+
+    async def check_health(self) -> None:
+        """Ray Serve starts it anew where this raises, or does not return."""
+        if not self._listener.listens:
+            raise EngineError("the gateway listens no more")
+
+
+@serve.ingress()
+class ProxiedGateway(Gateway):
+    """Ray Serve's proxies hear for it, on every node."""
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Ray Serve asks for the routes once the gateway stands."""
+        return self.routes()
 
 
 async def _loads(backend: Backend) -> list[Load]:

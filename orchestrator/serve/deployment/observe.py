@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.serve.deployment.pace import SIGN, Whole
 from orchestrator.serve.engine.encoder_protocol import Encoded, EncoderEngine
-from orchestrator.serve.engine.protocol import EngineError, InferenceEngine, Piece, Sampling
+from orchestrator.serve.engine.protocol import EngineBusyError, EngineError, InferenceEngine, Piece, Sampling
 
 _KEPT = 4096
 """Ended requests of one version that are remembered one by one."""
@@ -58,12 +58,17 @@ class Request:
 
 
 class Observer:
-    """Remembers the requests of one version. For one event loop."""
+    """Remembers the requests of one version, and bounds them. For one event loop."""
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, told: Callable[[Request], None] = lambda _: None
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        told: Callable[[Request], None] = lambda _: None,
+        *,
+        most: int | None = None,
     ) -> None:
-        """`told` hears of each request once it has ended."""
+        """`told` hears of each request once it has ended; `most` are under way at once, None: any number."""
+        self._most = most
         self._clock = clock
         self._told = told
         self._ended: deque[Request] = deque(maxlen=_KEPT)
@@ -74,8 +79,19 @@ class Observer:
         """Requests that the engine works on."""
         return len(self._under_way)
 
+    @property
+    def full(self) -> bool:
+        """Whether one more would be refused."""
+        return self._most is not None and len(self._under_way) >= self._most
+
     def begin(self) -> Request:
-        """A request goes to the engine."""
+        """A request goes to the engine.
+
+        Raises:
+            EngineBusyError: as many as may be are under way. The version has not failed, and nothing is remembered.
+        """
+        if self.full:
+            raise EngineBusyError("too many requests wait for this model; try again in a moment")
         request = Request(self._clock())
         self._under_way[id(request)] = request
         return request

@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from model.heads import EncoderHead
+from orchestrator.cluster.standby import have_another_stand_by
 from orchestrator.export.custom import prove_custom
 from orchestrator.export.prove import Proven, ProvenModel, load_proven, prove_export
 from orchestrator.job import Serve
@@ -27,6 +28,8 @@ from orchestrator.serve.engine.encoder_protocol import Encoded
 from orchestrator.serve.engine.protocol import EngineError, Load, Piece, Sampling
 
 _TRY_TOKENS = 16
+_SETTLED_S = 15.0
+"""What starts for the next replica takes processor time from this one's first requests."""
 WAITING_PER_SLOT = 2
 """Requests that may wait in a replica's engine for each one that it works on."""
 
@@ -40,6 +43,11 @@ class _Replica:
 
     _checked: _Checkable
     """What it serves; its check raises EngineError where that makes nothing."""
+
+    def _ready(self, settings: Serve) -> None:
+        """At the end of a replica's start."""
+        if settings.standby:
+            have_another_stand_by(after_s=_SETTLED_S)
 
     async def check(self, timeout_s: float) -> str | None:
         """What is wrong with what it serves; None once that has made something."""
@@ -79,6 +87,7 @@ class Replica(_Replica):
             int8=self._settings.int8,
         )
         self._pacer = Pacer()
+        self._ready(self._settings)
 
     async def generate(self, prompt_T: list[int], sampling: Sampling) -> AsyncGenerator[Piece | EngineError, None]:
         """As `InferenceEngine`; a failure is the last item, not raised: Ray would wrap it, with a traceback."""
@@ -139,6 +148,7 @@ class Encoder(_Replica):
         torch.set_num_threads(asked.cpus)
         proven = prove_export(Path(export), precision=asked.precision, device="cuda" if asked.gpus else "cpu")
         self._checked = self._engine = EncoderEngine(cast(Proven[EncoderHead], proven), threads=asked.cpus)
+        self._ready(asked)
 
     async def encode(self, prompts_B: list[list[int]]) -> Encoded | EngineError:
         """As `EncoderEngine`; a failure is returned, not raised: Ray would wrap it, with a traceback."""
@@ -157,6 +167,7 @@ class Predictor(_Replica):
         torch.set_num_threads(asked.cpus)
         network = prove_custom(Path(export), precision=asked.precision, device="cuda" if asked.gpus else "cpu")
         self._checked = self._served = ServedNetwork(name=model, network=network, created=0)
+        self._ready(asked)
 
     async def predict(self, body: bytes) -> list[Any] | ApiError | EngineError:
         """Predictions of the rows of a request's body; what is wrong with it is returned, not raised."""

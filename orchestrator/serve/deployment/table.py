@@ -24,6 +24,8 @@ class Facts:
     context: int = 0
     max_tokens: int = 0
     """Largest completion that a request may ask for."""
+    requests: int | None = None
+    """Under way at once, with all the replicas that it may have; None: no bound."""
     labels: tuple[str, ...] = ()
     """Classes of an encoder by their number; none: it embeds."""
 

@@ -34,8 +34,9 @@ _ENVIRONMENT = {
     # How soon Serve hears of load; 10 s by default.
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-    # A proxy that has died is replaced after three checks; every 10 s by default, and nobody is answered until then.
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # One event loop in each process: every message would wake three threads in turn. Nothing of ours blocks it.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }
 """What Ray Serve reads when its processes start."""
 
@@ -105,7 +106,7 @@ def _commands(service: Service, history: History, follow: Path | None, settings:
 
 
 def _watch() -> None:
-    """Stay until a signal. Serve replaces its replicas and its proxy; nothing replaces a Ray that has died.
+    """Stay until a signal. Serve replaces its replicas and the gateway; nothing replaces a Ray that has died.
 
     Raises:
         ServeError: Ray has no living node any more, or does not say.

@@ -25,8 +25,9 @@ from orchestrator.runfolder import clear_stop, create_run, largest_micro_batch, 
 from orchestrator.store import storage_errors
 from orchestrator.track.progress import say
 from orchestrator.train.driver.elastic import no_room
-from orchestrator.train.driver.room import Cluster, Watch, find_room, record_size
+from orchestrator.train.driver.room import Watch, record_size
 from orchestrator.train.driver.supervise import stopped, supervise
+from orchestrator.train.driver.waiting import Cluster, find_room
 from orchestrator.train.guarding.watchdog import read_hang
 from orchestrator.train.recovery import ends
 from orchestrator.train.recovery.failures import Failure, FailureClass, classify
@@ -69,7 +70,9 @@ def train(job: JobSpec, run: Path, *, dataset: Dataset, identity: RunIdentity, c
         return Trained(before, best_checkpoint(run, say=say) or before, None, reused=True)
     if job.data.kind == "text":
         require_one_sample(job.model.context, dataset.tokens("train"))
-    require_capacity(job, cluster.connect())
+    view = cluster.connect()
+    if cluster.queue is None:  # a cluster may grow, and is waited for
+        require_capacity(job, view)
     run.mkdir(parents=True, exist_ok=True)
     try:
         resumed = _until_done(_Task(job, run, dataset, identity, cluster))
@@ -103,16 +106,20 @@ class _Attempted:
     error: Exception | None = None
     goes_on: bool = False
     """Whether it has saved and ended so that another goes on, on other machines."""
+    began: bool = False
+    """Whether its workers were seen at work: the next one takes its turn before runs that have not begun."""
 
 
 def _until_done(task: _Task) -> int | None:
     """Attempt after attempt, as long as the failures allow another. The step that the last one went on from."""
     history: list[Failed] = []
+    begun = False
     while True:
         try:
-            ended = _attempt(task, history)
+            ended = _attempt(task, history, begun=begun)
         except StorageError as error:  # while it was laid out, or taken for writing
             ended = _Attempted(None, _after(task, history, error), error)
+        begun |= ended.began
         if ended.goes_on:
             continue
         if ended.decision is None:
@@ -123,27 +130,31 @@ def _until_done(task: _Task) -> int | None:
         time.sleep(ended.decision.after_s)
 
 
-def _attempt(task: _Task, history: list[Failed]) -> _Attempted:
+def _attempt(task: _Task, history: list[Failed], *, begun: bool) -> _Attempted:
     """One worker group, from the newest checkpoint on, on what there is by now; a failure is added to `history`."""
     run, job = task.run, task.job
-    with storage_errors(run, doing=f"writing the run {run.name}"), writing_run(run) as attempt:
+    with (
+        storage_errors(run, doing=f"writing the run {run.name}"),
+        writing_run(run) as attempt,
+        task.cluster.standing(job, run.name, begun=begun) as turn,
+    ):
         presence.note_command(run)
         try:
-            room = find_room(job, task.cluster)
+            room = find_room(job, task.cluster, turn)
         except Exception as error:  # noqa: BLE001 - told apart there; Ray's, or that there was none
             return _Attempted(None, _after(task, history, error, attempt=attempt), error)
         plan = make_plan(job, room.view, vocab_size=task.dataset.vocab_size)
         resumed = _lay_out(task, plan, attempt)
-        watch = Watch(attempt, job, workers=plan.workers, machines=task.cluster.machines)
+        watch = Watch(attempt, job, workers=plan.workers, cluster=task.cluster, turn=turn)
         samples = largest_micro_batch(run) or plan.micro_batch
         try:
-            supervise(plan, attempt, job, watch=watch, avoid=room.avoid, first_step=resumed or 0)
+            supervise(plan, attempt, job, watch=watch, room=room, first_step=resumed or 0)
         except Stopped:
             raise
         except Exception as error:  # noqa: BLE001 - told apart there, whatever it is
             decision = _after(task, history, error, attempt=attempt, watch=watch, samples=samples)
-            return _Attempted(resumed, decision, error)
-        return _Attempted(resumed, goes_on=_makes_way(task, attempt, watch))
+            return _Attempted(resumed, decision, error, began=bool(watch.places))
+        return _Attempted(resumed, goes_on=_makes_way(task, attempt, watch), began=bool(watch.places))
 
 
 def _makes_way(task: _Task, attempt: Attempt, watch: Watch) -> bool:

@@ -1,4 +1,4 @@
-"""Room for workers on a cluster that changes, and that others use too: waited for, and watched while an attempt trains.
+"""Machines that come and go while an attempt trains: watched, and acted on.
 
 Where Ray is our own there is one machine, which stays: nothing is asked.
 """
@@ -10,18 +10,16 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from orchestrator.attempts import Attempt
-from orchestrator.cluster.view import Machine, ready_view
-from orchestrator.errors import CapacityError
+from orchestrator.cluster.queue import Turn
+from orchestrator.cluster.view import Machine
 from orchestrator.job import JobSpec
-from orchestrator.plan import ClusterView
-from orchestrator.plan.capacity import shortage, workers_that_fit
 from orchestrator.runfolder import request_stop
 from orchestrator.track import events, metrics
 from orchestrator.track.events import read_events
@@ -29,76 +27,13 @@ from orchestrator.track.history import recorded
 from orchestrator.track.metric_log import read_metrics
 from orchestrator.track.progress import say
 from orchestrator.train.driver.elastic import STABLE_S, Offer, Pace, blamed, leaving, of_ranks, pays, room, settled
+from orchestrator.train.driver.waiting import Cluster
 from orchestrator.train.recovery.failures import Failure
 
 LOOK_EVERY_S = 2.0
-_SETTLE_S = 5.0
-"""What a group has held is free a moment after its end; what is held for longer, others hold."""
 _AGAIN_S = 60.0
 """After more workers were not worth it, and after Ray did not answer."""
 _RECENT_STEPS = 32
-
-Look = Callable[[], list[Machine] | None]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """How an attempt sees what there is to run on; both ask anew each time."""
-
-    connect: Callable[[], ClusterView]
-    """Start or join the Ray."""
-    machines: Look
-    """None where Ray is our own."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """Where an attempt is planned."""
-
-    view: ClusterView
-    avoid: list[str] = field(default_factory=list)
-    """Machines that Ray still lists and that do not answer."""
-
-
-def find_room(job: JobSpec, cluster: Cluster) -> Room:
-    """Room for at least `min` workers: at once, or when machines have come back or others have left some.
-
-    Raises:
-        CapacityError: there was none within `train.workers.wait_s`.
-    """
-    asked, began_at, said = job.training.workers, time.monotonic(), False
-    while True:
-        seen = cluster.machines()
-        if seen is None:
-            return Room(cluster.connect())
-        waited_s = time.monotonic() - began_at
-        found = _room_in(job, seen, settled=waited_s >= _SETTLE_S)
-        if found is not None:
-            return found
-        view = ready_view(seen, free=True)
-        if waited_s >= max(asked.wait_s, _SETTLE_S):
-            raise CapacityError(
-                f"{shortage(job, view)} after {waited_s:.0f} s",
-                fix="run the same command again once there are machines: it continues; train.workers.wait_s says how "
-                "long it waits, train.workers.min with how many it goes on",
-            )
-        if waited_s >= _SETTLE_S and not said:
-            said = True
-            say(f"waiting up to {asked.wait_s} s for room: {shortage(job, view)}")
-        time.sleep(0.5)
-
-
-def _room_in(job: JobSpec, seen: list[Machine], *, settled: bool) -> Room | None:
-    """What the machines have in all, where it is free; once settled, what is free."""
-    asked = job.training.workers
-    avoid = [machine.id for machine in seen if machine.state == "silent"]
-    whole, free = ready_view(seen), ready_view(seen, free=True)
-    fit = workers_that_fit(asked, free)
-    if fit < asked.min:
-        return None
-    if fit == workers_that_fit(asked, whole):
-        return Room(whole, avoid)
-    return Room(free, avoid) if settled else None
 
 
 @dataclass(frozen=True)
@@ -112,13 +47,16 @@ class Wish:
 class Watch:
     """Looks at the cluster while an attempt trains, and asks its workers to save and end where that is called for."""
 
-    def __init__(self, attempt: Attempt, job: JobSpec, *, workers: int, machines: Look) -> None:
+    def __init__(
+        self, attempt: Attempt, job: JobSpec, *, workers: int, cluster: Cluster, turn: Turn | None = None
+    ) -> None:
         self.wish: Wish | None = None
         self.places: dict[str, list[int]] = {}
         """The ranks on each machine, once they have said so."""
         self.told: set[str] = set()
         """Machines of this attempt that are to be taken back."""
-        self._attempt, self._job, self._workers, self._machines = attempt, job, workers, machines
+        self._attempt, self._job, self._workers = attempt, job, workers
+        self._cluster, self._turn = cluster, turn
         self._offers: list[Offer] = []
         self._began_at = time.monotonic()
         self._not_before = self._began_at + job.training.workers.grow_after_s
@@ -127,7 +65,7 @@ class Watch:
         """The thread: until `ended`, or until the workers were asked."""
         while self.wish is None and not ended.wait(LOOK_EVERY_S):
             try:
-                seen = self._machines()
+                seen = self._cluster.machines()
             except Exception as error:  # noqa: BLE001 - Ray's; what follows from its end, the attempt says itself
                 say(f"the cluster could not be looked at: {error}")
                 ended.wait(_AGAIN_S)
@@ -141,8 +79,10 @@ class Watch:
 
     def look(self, seen: list[Machine], *, now_s: float) -> Wish | None:
         """What follows from the machines as they are."""
-        if sum(map(len, self.places.values())) < self._workers:
+        if not self._placed:
             self.places = places_of(self._attempt.run)
+            if self._placed and self._turn is not None:
+                self._turn.leave()
         taken = leaving(seen, self.places)
         self.told |= set(taken)
         if taken:
@@ -152,14 +92,19 @@ class Watch:
     def blamed(self, failure: Failure) -> Failure:
         """The failure of the attempt, or the loss of a machine where the cluster now shows one."""
         try:
-            seen = self._machines() if self.places else None
+            seen = self._cluster.machines() if self.places else None
         except Exception:  # noqa: BLE001 - Ray's: then the failure stays what it is
             return failure
         return failure if seen is None else blamed(failure, seen, self.places, told=self.told)
 
+    @property
+    def _placed(self) -> bool:
+        """Whether every rank has said where it works."""
+        return sum(map(len, self.places.values())) >= self._workers
+
     def _more(self, seen: list[Machine], now_s: float) -> Wish | None:
         asked = self._job.training.workers
-        if self._workers >= asked.max or sum(map(len, self.places.values())) < self._workers:
+        if self._workers >= asked.max or not self._placed or self._cluster.is_waited_for():
             return None
         samples = self._job.training.batch_tokens // self._job.model.context
         self._offers.append(Offer(now_s, min(samples, room(asked, seen, self.places))))

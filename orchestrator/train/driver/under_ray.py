@@ -9,25 +9,37 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from orchestrator.attempts import Attempt
+from orchestrator.cluster import preload
+from orchestrator.cluster.interface import meet_in_cluster
+from orchestrator.cluster.standby import environment_of_this_process
 from orchestrator.job_train import Workers
 from orchestrator.plan import Plan
 from orchestrator.train.driver.room import note_place, scratch_of
+from orchestrator.train.driver.standby import note_environment
+from orchestrator.train.driver.waiting import Room
 from orchestrator.train.signals import listen
 
 _NODE_LABEL = "ray.io/node-id"
+_WORKER_IMPORTS = "ray.train.torch,orchestrator.train.worker"
+_CONTROLLER_IMPORTS = f"ray.train.v2._internal.execution.controller,{__name__}"
 
 
-def run_group(plan: Plan, attempt: Attempt, *, workers: Workers, avoid: Sequence[str]) -> None:
-    """Start the workers of an attempt and return when they have ended; `avoid` names machines that Ray must not take.
+def run_group(plan: Plan, attempt: Attempt, *, workers: Workers, room: Room) -> None:
+    """Start the workers of an attempt in the room that was found, and return when they have ended.
 
     Raises:
         Exception: of Ray Train's, whatever has ended the group; `failures.classify` tells them apart.
@@ -35,10 +47,14 @@ def run_group(plan: Plan, attempt: Attempt, *, workers: Workers, avoid: Sequence
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     scratch = scratch_of(attempt.run)
     shutil.rmtree(scratch, ignore_errors=True)  # Ray Train would go on from what a killed driver has left
-    trainer = TorchTrainer(
+    # The controller's environment is what Ray Train takes from ours; a worker's is that, with what it is given.
+    ENV_VARS_TO_PROPAGATE.add(preload.VARIABLE)
+    os.environ[preload.VARIABLE] = _CONTROLLER_IMPORTS
+    name, avoid = f"{attempt.run.name}-{attempt.number}", room.avoid
+    trainer = _Trainer(
         _worker_main,
         train_loop_config={"run": str(attempt.run), "attempt": attempt.number, "launched_at": time.time()},
-        torch_config=_Listening(backend="cpu:gloo,cuda:nccl" if workers.gpus else "gloo"),
+        torch_config=_Listening(backend="cpu:gloo,cuda:nccl" if workers.gpus else "gloo", run=str(attempt.run)),
         scaling_config=ScalingConfig(
             num_workers=plan.workers,
             use_gpu=workers.gpus > 0,
@@ -46,8 +62,9 @@ def run_group(plan: Plan, attempt: Attempt, *, workers: Workers, avoid: Sequence
             label_selector={_NODE_LABEL: f"!in({','.join(avoid)})"} if avoid else None,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(
-            name="attempt",
+            name=name,
             storage_path=str(scratch),
+            worker_runtime_env={"env_vars": {preload.VARIABLE: _worker_imports(plan, workers)}},
             # What follows a failure is decided by us, and each new worker group is an attempt of its own.
             failure_config=FailureConfig(
                 max_failures=0,
@@ -56,23 +73,74 @@ def run_group(plan: Plan, attempt: Attempt, *, workers: Workers, avoid: Sequence
             ),
         ),
     )
+    trainer.grows = not room.own
     try:
         trainer.fit()
     finally:
+        _give_back(name)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Trainer(TorchTrainer):  # its methods of Ray Train's second version, which Ray's stubs do not know
+    """Ray Train's trainer without the processes that it starts for what is not used here: each costs a start a second.
+
+    What is left out: an actor that deals out Ray Data's sets; one that gives back the placement group of a controller
+    that was killed (`_give_back` does); and where no machine can come, the one that asks the autoscaler for some.
+    """
+
+    grows = True
+    """Whether machines can come."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        needless = (DatasetsCallback, PlacementGroupCleanerCallback)
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [each for each in callbacks if not isinstance(each, needless)]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if not self.grows:
+            parts["scaling_policy"] = _Fixed(self.scaling_config)  # type: ignore[arg-type]
+        return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
+
+
+class _Fixed(FixedScalingPolicy):
+    """Asks for nothing beyond what there is."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Nobody is told."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Nobody is asked."""
+
+
+def _give_back(name: str) -> None:
+    """Remove what a controller that was killed still holds: Ray would keep it for as long as the driver lives."""
+    with contextlib.suppress(Exception):  # Ray has ended, and holds nothing
+        for found in ray.util.placement_group_table().values():
+            if found["name"] == name and found["state"] != "REMOVED":
+                ray.util.remove_placement_group(ray.util.get_placement_group(name))
+
+
+def _worker_imports(plan: Plan, workers: Workers) -> str:
+    """DeepSpeed asks for GPUs when it is imported: not before the worker has been given its own."""
+    deepspeed = plan.zero_stage > 0 and not workers.gpus
+    return _WORKER_IMPORTS + (",orchestrator.train.engine.deepspeed_preload" if deepspeed else "")
 
 
 class _ListeningBackend(TorchConfig().backend_cls):  # type: ignore[misc]
     """Torch's process group; before it, in the main thread of each worker, the handler of signals."""
 
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: _Listening) -> None:
         """In Ray's controller."""
+        note_environment(Path(backend_config.run), "controller", environment_of_this_process())
         worker_group.execute(listen, signal.SIGTERM)
+        worker_group.execute(meet_in_cluster)
         super().on_start(worker_group, backend_config)
 
 
 @dataclass
 class _Listening(TorchConfig):
+    run: str = ""
+
     @property
     def backend_cls(self) -> type:
         return _ListeningBackend
@@ -80,7 +148,6 @@ class _Listening(TorchConfig):
 
 def _worker_main(config: dict[str, Any]) -> None:
     """In the worker: its output goes to the run's folder, its errors to the driver."""
-    import ray
     from ray.train import get_context
 
     from orchestrator.train.group import TorchGroup
@@ -91,6 +158,8 @@ def _worker_main(config: dict[str, Any]) -> None:
     with _output_to(run / "logs" / f"rank-{rank:05d}.log"):
         try:
             note_place(run, rank, machine=ray.get_runtime_context().get_node_id())
+            if rank == 0:
+                note_environment(run, "worker", environment_of_this_process())
             attempt = Attempt(run, config["attempt"])
             run_worker(run, attempt=attempt, group=TorchGroup(), launched_at=config["launched_at"])
         except Exception:  # Ray carries the error away, and leaves no traceback in the rank's own log

@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.track import follow
+from orchestrator.track import follow, state_lines
 from orchestrator.track.follow import describe, following
 from orchestrator.track.metric_log import FILE
-from orchestrator.track.metrics import EVAL_LOSS, LOSS, SLOWEST_EXCESS, SLOWEST_RANK, STEP, STEP_TIME, TOKENS_PER_S
+from orchestrator.track.metrics import (
+    EVAL_LOSS,
+    GOODPUT,
+    LOSS,
+    SLOWEST_EXCESS,
+    SLOWEST_RANK,
+    STEP,
+    STEP_TIME,
+    TOKENS_PER_S,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +107,13 @@ def test_a_run_that_never_writes_tells_nothing(tmp_path: Path, capsys: pytest.Ca
     with following(tmp_path, first_step=0, steps=9, every=1):
         time.sleep(0.03)
     assert shown(capsys) == []
+
+
+def test_who_follows_from_elsewhere_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setenv(state_lines.VARIABLE, "1")
+    monkeypatch.setattr(state_lines, "_own", state_lines.StateLines(told.append))
+    with following(tmp_path, first_step=0, steps=9, every=100, cost=lambda: 1.5):
+        append(tmp_path, json.dumps({STEP: 3, LOSS: 2.5, TOKENS_PER_S: 10.0, GOODPUT: 0.9}) + "\n")
+    expected = {"step": 3, "steps": 9, "cost": 1.5, "loss": 2.5, "tokens_per_s": 10.0, "goodput": 0.9}
+    assert state_lines.last_state("".join(told)) == expected

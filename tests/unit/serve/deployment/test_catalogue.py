@@ -18,7 +18,7 @@ from orchestrator.serve.deployment.catalogue import AnyEngine, Catalogue
 from orchestrator.serve.deployment.observe import Request
 from orchestrator.serve.deployment.table import Entry, Facts
 from orchestrator.serve.engine.encoder_protocol import Encoded
-from orchestrator.serve.engine.protocol import EngineError, Piece, Sampling
+from orchestrator.serve.engine.protocol import EngineBusyError, EngineError, Piece, Sampling
 
 pytestmark = pytest.mark.anyio
 DECODER = Facts(kind="decoder", fingerprint="fp_1", created=7, eos_id=0, vocab_size=300, context=64, max_tokens=64)
@@ -163,3 +163,18 @@ async def test_where_a_version_fails_the_one_beside_it_answers(table: Table) -> 
     assert (instead_of("v2"), instead_of("v1")) == ("v1", "v2")
     table.catalogue.take((table.entry("v1"),))
     assert (instead_of("v2"), instead_of("v1")) == ("v1", None)  # v2: of a request that was under way when it went
+
+
+async def test_a_full_version_gives_its_requests_to_the_one_beside_it_and_then_refuses(table: Table) -> None:
+    narrow = replace(DECODER, requests=1)
+    table.catalogue.take([replace(table.entry(version, 0.5), facts=narrow) for version in ("v1", "v2")])
+    one = table.decoder().engine.generate([1], Sampling(max_tokens=1))
+    first = (await anext(one)).text
+    other = table.decoder().engine.generate([1], Sampling(max_tokens=1))
+    assert {first, (await anext(other)).text} == {"m-v1", "m-v2"}
+    with pytest.raises(EngineBusyError, match="too many requests wait"):
+        table.decoder()
+    await one.aclose()
+    assert await table.said() == first
+    assert table.catalogue.seen(first, 60.0).errors == 0
+    await other.aclose()

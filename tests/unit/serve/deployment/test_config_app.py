@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from orchestrator.cluster import connect
 from orchestrator.cluster.view import declared_view
 from orchestrator.errors import ServeError
 from orchestrator.job import JobSpec, Serve
@@ -53,8 +52,7 @@ def test_pods_serve_as_our_own_processes_do() -> None:
     size = serving_group(job, make_plan(job, declared_view(nodes=1, cpus=1, gpus=0))).size
     container = worker_pod("tiny", TARGET, size, serve_port=8000)["spec"]["containers"][0]
     given = {each["name"]: each["value"] for each in container["env"]}
-    ours = foreground._ENVIRONMENT | {k: v for k, v in connect._OWN_DEFAULTS.items() if k.startswith("RAY_SERVE")}
-    assert ours.items() <= given.items()
+    assert foreground._ENVIRONMENT.items() <= given.items()
 
 
 def test_without_a_key_nothing_is_served(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.serve.deployment.observe import ObservedEngine, Observer, Request
 from orchestrator.serve.deployment.pace import SIGN, Whole
-from orchestrator.serve.engine.protocol import EngineError, Piece, Sampling
+from orchestrator.serve.engine.protocol import EngineBusyError, EngineError, Piece, Sampling
 
 pytestmark = pytest.mark.anyio
 
@@ -95,3 +95,17 @@ async def test_a_whole_answer_has_the_times_of_its_tokens() -> None:
     seen = observer.seen(60.0)
     assert seen.first_token_s == pytest.approx(0.05)
     assert seen.token_s == pytest.approx(0.01)
+
+
+async def test_no_more_than_may_be_are_under_way_and_refusals_are_no_failures() -> None:
+    clock, ended = Clock(), list[Request]()
+    observer = Observer(clock, ended.append, most=1)
+    engine = ObservedEngine(Steady(clock), observer)
+    pieces = engine.generate([1], Sampling(max_tokens=5))
+    await anext(pieces)
+    assert observer.full
+    with pytest.raises(EngineBusyError):
+        await used(engine, 1)
+    await pieces.aclose()
+    assert await used(engine, 3) == 3
+    assert (observer.under_way, observer.seen(60.0).errors, len(ended)) == (0, 0, 2)

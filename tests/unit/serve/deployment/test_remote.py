@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from asyncio import CancelledError
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,15 +22,18 @@ DEATH = RayActorError()
 class Call:
     """What Ray Serve gives for a call that streams."""
 
-    def __init__(self, items: list[Piece | Exception]) -> None:
+    def __init__(self, items: list[Piece | BaseException | asyncio.Event]) -> None:
         self._items = items
         self.cancelled = False
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         for item in self._items:
-            if isinstance(item, RayActorError | BackPressureError):
+            if isinstance(item, asyncio.Event):
+                await item.wait()
+            elif isinstance(item, BaseException) and not isinstance(item, EngineError):
                 raise item
-            yield item  # type: ignore[misc]  # an EngineError is sent as an item
+            else:
+                yield item  # type: ignore[misc]  # an EngineError is sent as an item
 
     def cancel(self) -> None:
         """Ray's own raises once more what a call failed with that never came to a replica."""
@@ -41,7 +46,7 @@ class Call:
 class Replicas:
     """Each call gets the next of these answers."""
 
-    def __init__(self, *answers: list[Piece | Exception]) -> None:
+    def __init__(self, *answers: list[Piece | BaseException | asyncio.Event]) -> None:
         self.calls = [Call(items) for items in answers]
         self._left = iter(self.calls)
 
@@ -71,6 +76,25 @@ async def test_a_stream_is_retried_only_before_its_first_piece() -> None:
 async def test_the_engines_own_failure_is_not_retried() -> None:
     with pytest.raises(EngineError, match="no number"):
         await said(Replicas([EngineError("no number")], [Piece("a", 1, "stop")]), in_pieces=False)
+
+
+async def test_what_else_a_replica_raises_is_the_engines_failure_without_its_words() -> None:
+    with pytest.raises(EngineError, match=r"^no replica made this completion: ValueError$"):
+        await said(Replicas([ValueError("a prompt")], [Piece("a", 1, "stop")]), in_pieces=False)
+
+
+async def test_a_cancellation_that_a_replica_sends_is_its_end_and_no_end_of_ours() -> None:
+    assert await said(Replicas([CancelledError()], [Piece("a", 1, "stop")]), in_pieces=True) == [Piece("a", 1, "stop")]
+
+
+async def test_one_that_was_asked_for_here_is_followed() -> None:
+    replicas = Replicas([asyncio.Event()], [Piece("a", 1, "stop")])
+    asking = asyncio.create_task(said(replicas, in_pieces=True))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(CancelledError):
+        await asking
+    assert [call.cancelled for call in replicas.calls] == [True, False]
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])

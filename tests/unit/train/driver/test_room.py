@@ -1,4 +1,4 @@
-"""Waiting for room, and the watch of a cluster: on machines that are made up."""
+"""The watch of a cluster: on machines that are made up."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 from orchestrator.attempts import Attempt
 from orchestrator.cluster.view import Machine, ready_view
-from orchestrator.errors import CapacityError
 from orchestrator.job import JobSpec
 from orchestrator.plan import Node
 from orchestrator.runfolder import stop_requested
 from orchestrator.track import events
 from orchestrator.train.driver import room
-from orchestrator.train.driver.room import Cluster, Watch, find_room, note_place, places_of, record_size
+from orchestrator.train.driver.room import Watch, note_place, places_of, record_size
+from orchestrator.train.driver.waiting import Cluster
 from orchestrator.train.recovery.failures import Failure, FailureClass
 
 MakeJob = Callable[..., JobSpec]
@@ -27,63 +27,14 @@ def machine(name: str, *, free: float = 1.0, state: str = "ready", cpus: float =
     return Machine(name, Node(cpus=cpus), Node(cpus=free), state)  # type: ignore[arg-type]
 
 
-def cluster(*looks: list[Machine]) -> Cluster:
-    """What is seen look by look; the last one for good."""
-    left = list(looks)
-
-    def look() -> list[Machine]:
-        return left.pop(0) if len(left) > 1 else left[0]
-
-    return Cluster(lambda: ready_view(look()), look)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds that pass by sleeping alone."""
-    now = [0.0]
-    monkeypatch.setattr(room.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(room.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+def cluster(seen: list[Machine], queue: object = None) -> Cluster:
+    return Cluster(lambda: ready_view(seen), lambda: seen, queue)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
-
-
-def test_a_ray_of_our_own_is_not_asked(tiny_job: MakeJob) -> None:
-    view = ready_view([machine("a")])
-    assert find_room(tiny_job(), Cluster(lambda: view, lambda: None)).view is view
-
-
-def test_what_a_group_has_just_left_is_waited_for(tiny_job: MakeJob, clock: None) -> None:
-    """Ray tells with a delay that the CPUs of the last attempt are free."""
-    held, free = [machine("a", free=0), machine("b")], [machine("a"), machine("b")]
-    found = find_room(tiny_job("train.workers={min: 1, max: 2}"), cluster(held, held, free))
-    assert found.view == ready_view(free)
-
-
-def test_what_others_hold_is_left_to_them(tiny_job: MakeJob, clock: None) -> None:
-    held = [machine("a", free=0), machine("b"), machine("c", state="silent")]
-    found = find_room(tiny_job("train.workers={min: 1, max: 2}"), cluster(held))
-    assert [node.cpus for node in found.view.nodes] == [0, 1]
-    assert found.avoid == ["c"]
-
-
-def test_machines_that_come_back_are_waited_for(
-    tiny_job: MakeJob, clock: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    few, enough = [machine("a")], [machine("a"), machine("b")]
-    found = find_room(tiny_job("train.workers={min: 2, max: 2, wait_s: 60}"), cluster(*[few] * 40, enough))
-    assert found.view == ready_view(enough)
-    assert capsys.readouterr().err.count("waiting up to 60 s for room") == 1
-
-
-def test_the_wait_has_an_end(tiny_job: MakeJob, clock: None) -> None:
-    few = [machine("a"), machine("b", state="leaving")]
-    with pytest.raises(CapacityError, match=r"asks for at least 2 worker\(s\).* after 60 s") as raised:
-        find_room(tiny_job("train.workers={min: 2, max: 2, wait_s: 60}"), cluster(few))
-    assert "train.workers.wait_s" in (raised.value.fix or "")
 
 
 def write_history(run: Path, *, step_s: float, restart_s: float) -> None:
@@ -118,7 +69,7 @@ def test_more_room_is_taken_once_it_is_stable_and_pays(tiny_job: MakeJob, run: P
     note_place(run, 0, machine="a")
     write_history(run, step_s=1.0, restart_s=20.0)
     both = [machine("a", free=0), machine("b")]
-    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, machines=lambda: both)
+    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, cluster=cluster(both))
     assert look_for(watch, both, 28) is None  # it has just begun
     assert look_for(watch, [machine("a", free=0), machine("b", free=0)], 2, since_s=30) is None
     assert look_for(watch, both, 8, since_s=34) is None
@@ -130,15 +81,41 @@ def test_a_run_that_is_nearly_done_is_left_alone(tiny_job: MakeJob, run: Path) -
     note_place(run, 0, machine="a")
     write_history(run, step_s=0.01, restart_s=20.0)
     both = [machine("a", free=0), machine("b")]
-    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, machines=lambda: both)
+    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, cluster=cluster(both))
     assert look_for(watch, both, 600) is None
+
+
+class _Crowded:
+    """A queue with one more run in it, and the turn of ours."""
+
+    left = 0
+
+    def waiting(self) -> list[str]:
+        return ["another"]
+
+    def leave(self) -> None:
+        self.left += 1
+
+
+def test_nobody_grows_while_others_wait_and_the_turn_is_given_back_once_all_ranks_are_placed(
+    tiny_job: MakeJob, run: Path
+) -> None:
+    write_history(run, step_s=1.0, restart_s=20.0)
+    both, queue = [machine("a", free=0), machine("b")], _Crowded()
+    crowded = cluster(both, queue)
+    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, cluster=crowded, turn=queue)  # type: ignore[arg-type]
+    assert look_for(watch, both, 4) is None
+    assert queue.left == 0
+    note_place(run, 0, machine="a")
+    assert look_for(watch, both, 100) is None
+    assert queue.left == 1
 
 
 def test_a_notice_is_acted_on_at_once_and_told(tiny_job: MakeJob, run: Path) -> None:
     for rank, name in enumerate("ab"):
         note_place(run, rank, machine=name)
     seen = [machine("a"), machine("b", state="leaving"), machine("c", state="leaving")]
-    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=2, machines=lambda: seen)
+    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=2, cluster=cluster(seen))
     watch.run(_Ends(after=1))
     assert watch.wish == room.Wish("preemption", "the machine of rank 1 is taken back")
     assert stop_requested(run)
@@ -162,7 +139,7 @@ def test_a_cluster_that_does_not_answer_ends_no_attempt(tiny_job: MakeJob, run: 
     def broken() -> list[Machine]:
         raise ConnectionError("no answer")
 
-    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, machines=broken)
+    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, cluster=Cluster(lambda: ready_view([]), broken))
     watch.run(_Ends(after=4))
     assert watch.wish is None
     assert not stop_requested(run)
