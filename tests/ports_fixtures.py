@@ -25,6 +25,7 @@ _CALLS = (
     "/ray.rpc.ReporterService/GetTraceback",
     "/ray.rpc.RayletDriver/ClusterInfo",
     "/ray.serve.RayServeAPIService/ListApplications",
+    "/ray.serve.ASGIService/HandleRequest",
 )
 _PATHS = ("/api/jobs/", "/api/version", "/get_runtime_envs_info", "/v1/models", "/metrics", "/")
 _LIMIT_S = 10.0
@@ -81,6 +82,8 @@ def _name(pid: int) -> str:
         words = []
     if not words:
         return "gone"
+    if words[0].startswith("ray::ServeReplica:slipway:gateway"):
+        return "gateway"
     if words[0].startswith("ray::"):
         name = re.split(r"[.:(]", words[0].removeprefix("ray::"))[0]
         return name if name in _KNOWN else "worker"
