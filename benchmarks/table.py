@@ -31,6 +31,7 @@ def tables() -> Iterator[str]:
     yield from loader()
     yield from prepare()
     yield from checkpoints()
+    yield from handoff()
     yield from recovery()
     yield from decode()
     yield from resume()
@@ -139,6 +140,23 @@ def checkpoints() -> Iterator[str]:
         yield (
             f"| {name} | {row['step_ms']} | {row['held_ms']} | {row['first_held_ms']} | {row['excess_ms']} "
             f"| {row['durable_s']} | {row['mb']} | {'yes' if row['restored_to_the_bit'] else 'no'} |"
+        )
+    yield ""
+
+
+def handoff() -> Iterator[str]:
+    if not (found := read_if_there("handoff")):
+        return
+    every_s = found["saved_every_s"]
+    yield f"### C9: checkpoint to first token ({found['machine']}; the run trains on, and saves every {every_s:g} s)\n"
+    yield "| what | first s | new version s | spread | blackout ms | wait ms | gap ms | usual | failed | streams |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for name, row in found["rows"].items():
+        low, high = row["handoff_s_spread"]
+        blackout = "not told" if row["blackout_ms"] is None else row["blackout_ms"]
+        yield (
+            f"| {name} | {row['first_s']} | {row['handoff_s']} | {low} to {high} | {blackout} | {row['wait_ms']:,} "
+            f"| {row['gap_ms']:,} | {row['usual_gap_ms']:,} | {row['failed']} | {row['streams'] + row['failed']} |"
         )
     yield ""
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +30,14 @@ Url = Annotated[
 ]
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `slipway keys list` shows it.")]
 _MOST = 10**12
+_SCOPES = typer.Option("--scopes", metavar="A,B", help="What for: generate, embed, admin.")
+Scopes = Annotated[str, _SCOPES]
+OtherScopes = Annotated[str | None, _SCOPES]
+Rpm = Annotated[int | None, typer.Option("--rpm", min=1, max=_MOST, help="Requests in any 60 seconds.")]
+Tpm = Annotated[int | None, typer.Option("--tpm", min=1, max=_MOST, help="Tokens in any 60 seconds, read and made.")]
+Budget = Annotated[float | None, typer.Option("--budget", help="Money in all, by the service's price list.")]
+Models = Annotated[str | None, typer.Option("--models", metavar="A,B", help="Which may be asked; others may not.")]
+Expires = Annotated[str | None, typer.Option("--expires", metavar="30d|DATE", help="A time from now, or a day in UTC.")]
 _SPAN = re.compile(r"(\d+)([smhdw])")
 _SPAN_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -43,18 +51,12 @@ audit_app = typer.Typer(help="The log of keys, rollouts and denied requests.", n
 @keys_app.command("create")
 def create(
     name: Annotated[str, typer.Option("--name", help="For people: who will use it.")],
-    scopes: Annotated[
-        str, typer.Option("--scopes", metavar="A,B", help="What for: generate, embed, admin.")
-    ] = "generate,embed",
-    rpm: Annotated[
-        int | None, typer.Option(min=1, max=_MOST, help="Requests in any 60 seconds; no limit by default.")
-    ] = None,
-    tpm: Annotated[int | None, typer.Option(min=1, max=_MOST, help="Tokens in any 60 seconds, read and made.")] = None,
-    budget: Annotated[float | None, typer.Option(help="Money in all, by the service's price list.")] = None,
-    models: Annotated[str | None, typer.Option("--models", metavar="A,B", help="Which; all by default.")] = None,
-    expires: Annotated[
-        str | None, typer.Option("--expires", metavar="30d|DATE", help="A time from now, or a day in UTC.")
-    ] = None,
+    scopes: Scopes = "generate,embed",
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    budget: Budget = None,
+    models: Models = None,
+    expires: Expires = None,
     accounts: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -65,16 +67,8 @@ def create(
     from orchestrator.serve.accounts import keys
     from orchestrator.serve.accounts.issuing import issue
 
-    new = keys.NewKey(
-        name=name,
-        scopes=frozenset(_listed(scopes)),  # type: ignore[arg-type] # checked where the key is made
-        models=None if models is None else frozenset(_listed(models)),
-        rpm=rpm,
-        tpm=tpm,
-        budget_nano=None if budget is None else _nano(budget),
-        expires_at=None if expires is None else expiry(expires, now=time.time()),
-    )
-    key, secret = issue(_database(accounts), new)
+    limits = _limits(scopes=scopes, models=models, budget=budget, expires=expires)
+    key, secret = issue(_database(accounts), keys.NewKey(name=name, rpm=rpm, tpm=tpm, **limits))
     document = {"id": key.id, "key": secret}
     if as_json:
         print_document(document, as_json, "print_row")
@@ -82,6 +76,40 @@ def create(
     from orchestrator.cli_print_keys import print_new_key
 
     print_new_key(document)
+
+
+@keys_app.command("update")
+def update(
+    key_id: KeyId,
+    scopes: OtherScopes = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
+    budget: Budget = None,
+    models: Models = None,
+    expires: Expires = None,
+    lift: Annotated[
+        str, typer.Option("--lift", metavar="A,B", help="Limits to take away: models, rpm, tpm, budget, expires.")
+    ] = "",
+    accounts: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a key other limits, from the next request on; what is not named stays. Shows it as `list` does.
+
+    Example:  slipway keys update key-0123456789ab --rpm 120 --lift budget
+    """
+    from orchestrator.serve.accounts import keys
+    from orchestrator.serve.accounts.issuing import amend
+
+    limits = _limits(scopes=scopes, models=models, budget=budget, expires=expires)
+    lifted: Any = frozenset(_listed(lift))
+    wanted = keys.Change(rpm=rpm, tpm=tpm, lifted=lifted, **limits)
+    row = amend(_database(accounts), key_id, wanted).as_json()
+    if as_json:
+        print_document(row, as_json, "print_row")
+        return
+    from orchestrator.cli_print_keys import print_keys
+
+    print_keys([row])
 
 
 @keys_app.command("list")
@@ -141,6 +169,32 @@ def usage(
     from orchestrator.cli_print_keys import print_usage
 
     print_usage(rows, sums)
+
+
+@feedback_app.command("list")
+def given(
+    last: Annotated[int, typer.Option("--last", min=1, max=_MOST, help="How many.")] = 50,
+    model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Of this model alone.")] = None,
+    rating: Annotated[
+        Literal["up", "down"] | None, typer.Option("--rating", help="Of these thumbs alone; all ratings by default.")
+    ] = None,
+    accounts: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """The newest feedback, oldest first: what was thought of which version, and why.
+
+    Example:  slipway feedback list --rating down --last 20
+    """
+    from orchestrator.serve.accounts import feedback
+
+    with _database(accounts).reading() as session:
+        rows = feedback.given(session, last=last, model=model, rating=rating)
+    if as_json:
+        print_document({"feedback": rows}, as_json, "print_row")
+        return
+    from orchestrator.cli_print_keys import print_feedback
+
+    print_feedback(rows)
 
 
 @feedback_app.command("export")
@@ -242,6 +296,16 @@ def _nano(money: float) -> int:
     if not 1 / NANO <= money <= 1e9:  # true of NaN too
         raise JobError(f"--budget {money} is no sum that can be spent", fix="give more than 0 and at most 1e9")
     return round(money * NANO)
+
+
+def _limits(*, scopes: str | None, models: str | None, budget: float | None, expires: str | None) -> dict[str, Any]:
+    """As keys have them; what they mean together is checked where keys are kept."""
+    return {
+        "scopes": None if scopes is None else frozenset(_listed(scopes)),
+        "models": None if models is None else frozenset(_listed(models)),
+        "budget_nano": None if budget is None else _nano(budget),
+        "expires_at": None if expires is None else expiry(expires, now=time.time()),
+    }
 
 
 def _listed(text: str) -> list[str]:

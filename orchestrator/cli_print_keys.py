@@ -1,4 +1,4 @@
-"""How keys, usage and the audit log are shown to people."""
+"""How keys, usage, feedback and the audit log are shown to people."""
 
 from __future__ import annotations
 
@@ -56,6 +56,17 @@ def print_usage(rows: Sequence[dict[str, Any]], total: dict[str, Any]) -> None:
 def _figures(row: dict[str, Any]) -> list[str]:
     counts = [f"{row[name]:,}" for name in ("requests", "prompt_tokens", "completion_tokens")]
     return [*counts, "" if row["cost"] is None else f"{row['cost']:,.6g}"]
+
+
+def print_feedback(rows: Sequence[dict[str, Any]]) -> None:
+    """The table of `slipway feedback list`."""
+    table = Table(Column("at (UTC)", no_wrap=True), "answer", "model", "rating", "comment", "correction", "consent")
+    for row in rows:
+        answer = row["id"] if row["choice"] == 0 else f"{row['id']} choice {row['choice']}"
+        said = (f"{row['model']} {row['version']}", str(row["rating"]), row["comment"] or "", row["correction"] or "")
+        at = row["at"][:19].replace("T", " ")
+        table.add_row(at, escape(answer), *map(escape, said), "yes" if row["consent"] else "no")
+    _out.print(table if rows else "none")
 
 
 def print_events(events: Sequence[dict[str, Any]]) -> None:

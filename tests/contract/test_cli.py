@@ -39,7 +39,17 @@ TAKES_JOB = sorted(name for name, c in COMMANDS.items() if any("--set" in p.opts
 
 def test_these_verbs_work() -> None:
     wanted = {"plan", "run", "prepare", "train", "export", "serve", "runs", "submit", "doctor", "chaos"}
-    wanted |= {"rollback", "usage", "keys create", "keys list", "keys revoke", "feedback export", "lineage"}
+    wanted |= {
+        "rollback",
+        "usage",
+        "keys create",
+        "keys list",
+        "keys revoke",
+        "keys update",
+        "feedback list",
+        "feedback export",
+        "lineage",
+    }
     wanted |= {
         "runs compare",
         "runs tag",

@@ -55,6 +55,21 @@ def test_a_key_from_its_making_to_its_end(state: Path) -> None:
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
 
 
+def test_a_key_gets_other_limits() -> None:
+    made = document("keys", "create", "--name", "ana", "--rpm", "60", "--budget", "2.5", "--expires", "2d")
+    (before,) = document("keys", "list")["keys"]
+    after = document("keys", "update", made["id"], "--rpm", "5", "--models", "a,b", "--lift", "budget, expires")
+    assert after == {**before, "rpm": 5, "models": ["a", "b"], "budget": None, "expires": None}
+    assert document("keys", "list")["keys"] == [after]
+    shown = slipway("keys", "update", made["id"], "--tpm", "70", "--scopes", "admin")
+    assert "5 rpm, 70 tpm" in shown
+    assert "admin: a, b" in shown
+    told = document("audit", "show", "--last", "2")["events"]
+    assert [event["event"] for event in told] == ["key changed"] * 2
+    assert (told[0]["rpm"], told[0]["budget"], told[1]["tpm"]) == (5, None, 70)
+    assert "rpm" not in told[1]
+
+
 def test_what_people_see(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "everybody on this machine may ask" in slipway("keys", "list")
     monkeypatch.setenv("COLUMNS", "40")
@@ -66,6 +81,7 @@ def test_what_people_see(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "5 rpm" in listed
     assert "key created" in slipway("audit", "show", "--last", "1")
     assert "none" in slipway("usage")
+    assert "none" in slipway("feedback", "list")
 
 
 def test_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +100,7 @@ def test_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("keys", "create", "--name", "ana", "--expires", "soon"), "'soon' is no day"),
         (("keys", "create", "--name", "ana", "--budget", "-1"), "budget -1.0 is no sum"),
         (("keys", "create", "--name", "ana", "--budget", "nan"), "budget nan is no sum"),
+        (("keys", "update", "key-0", "--rpm", "5"), "there is no key 'key-0'; there are: none"),
         (("usage", "--key", "key-0"), "there is no key 'key-0'"),
         (("usage", "--day", "yesterday"), "'yesterday' is no day"),
         (("audit", "verify"), "no audit log"),
@@ -114,6 +131,13 @@ def test_usage_and_feedback_of_a_service(state: Path, tmp_path: Path) -> None:
     assert document("usage", "--day", used["usage"][0]["day"])["usage"] == used["usage"]
     assert "in all" in slipway("usage")
     assert document("usage", "--day", "2001-01-01")["usage"] == []
+    (shown,) = document("feedback", "list")["feedback"]
+    assert (shown["id"], shown["key"], shown["model"], shown["version"]) == ("cmpl-1", made["id"], "m", "2")
+    assert (shown["rating"], shown["correction"], shown["consent"]) == ("down", " is 4", True)
+    assert document("feedback", "list", "--rating", "down", "--model", "m")["feedback"] == [shown]
+    assert document("feedback", "list", "--rating", "up")["feedback"] == []
+    assert document("feedback", "list", "--model", "n")["feedback"] == []
+    assert "cmpl-1" in slipway("feedback", "list")
     out = tmp_path / "pairs.jsonl"
     done = document("feedback", "export", "--format", "preference", "--out", str(out))
     assert (done["rows"], done["left_out"]) == (1, {})

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cache
+from typing import Any, Literal
 
-from orchestrator.serve.accounts.database import Database, Session
+from orchestrator.serve.accounts.database import Database, Row, Session
+from orchestrator.serve.accounts.keys import utc
 from orchestrator.serve.api.errors import ApiError
 from orchestrator.serve.api.feedback import Feedback
 from orchestrator.serve.api.front import Answered, Caller
@@ -20,6 +22,8 @@ KEPT_S = 30 * 86400.0
 KEPT_ANSWERS = 1_000_000
 """The newest; of more, those without feedback are forgotten sooner."""
 _CHUNK = 500
+_UP, _DOWN = json.dumps("up"), json.dumps("down")
+"""Ratings as they are kept."""
 Scrub = Callable[[str], str]
 
 
@@ -85,6 +89,58 @@ def give(session: Session, caller: Caller, feedback: Feedback) -> None:
         *(feedback.id, feedback.choice, session.now(), json.dumps(feedback.rating)),
         *(feedback.correction, feedback.comment, int(feedback.consent)),
     )
+
+
+def thumbs(session: Session, *, model: str, version: str, since: float) -> tuple[int, int]:
+    """How many thumbs up and down a version was given since a moment; ratings by number have no scale of ours."""
+    counted: dict[str, int] = dict(
+        session.rows(
+            "SELECT f.rating, COUNT(*) FROM slipway_feedback f JOIN slipway_answers a ON a.id = f.id"
+            " WHERE f.at >= ? AND a.model = ? AND a.version = ? AND f.rating IN (?, ?) GROUP BY f.rating",
+            *(since, model, version, _UP, _DOWN),
+        )
+    )
+    return counted.get(_UP, 0), counted.get(_DOWN, 0)
+
+
+def given(
+    session: Session, *, last: int, model: str | None = None, rating: Literal["up", "down"] | None = None
+) -> list[dict[str, Any]]:
+    """The newest opinions, oldest first, without the texts of their answers.
+
+    Args:
+        session: of the accounts.
+        last: how many at most.
+        model: of this model alone.
+        rating: of these thumbs alone.
+    """
+    kept = None if rating is None else json.dumps(rating)
+    asked = [(name, value) for name, value in (("a.model", model), ("f.rating", kept)) if value is not None]
+    where = f" WHERE {' AND '.join(f'{name} = ?' for name, _ in asked)}" if asked else ""
+    rows = session.rows(
+        "SELECT f.at, f.id, f.choice, a.key_id, a.model, a.version, f.rating, f.comment, f.correction, f.consent"
+        f" FROM slipway_feedback f JOIN slipway_answers a ON a.id = f.id{where}"
+        " ORDER BY f.at DESC, f.id DESC, f.choice DESC LIMIT ?",
+        *(value for _, value in asked),
+        last,
+    )
+    return [_shown(row) for row in reversed(rows)]
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    at, answer, choice, key_id, model, version, rating, comment, correction, consent = row
+    return {
+        "at": utc(at),
+        "id": answer,
+        "choice": choice,
+        "key": key_id or None,
+        "model": model,
+        "version": version,
+        "rating": json.loads(rating),
+        "comment": comment,
+        "correction": correction,
+        "consent": bool(consent),
+    }
 
 
 def forget_old(database: Database, *, kept_answers: int = KEPT_ANSWERS) -> None:

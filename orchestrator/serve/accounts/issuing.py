@@ -1,4 +1,4 @@
-"""Keys made and revoked, each with its line in the audit log."""
+"""Keys made, changed and revoked, each with its line in the audit log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from orchestrator.serve.accounts import keys
 from orchestrator.serve.accounts.audit import AuditLog
 from orchestrator.serve.accounts.database import Database
-from orchestrator.serve.accounts.keys import Key, NewKey
+from orchestrator.serve.accounts.keys import Change, Key, NewKey
 from orchestrator.serve.accounts.place import accounts_url, audit_path
 
 _OWN_FOR_S = 600.0
@@ -39,6 +39,21 @@ def withdraw(database: Database, key_id: str) -> Key:
     with database.transaction() as session:
         key = keys.revoke(session, key_id)
         AuditLog(audit_path()).append("key revoked", key=key.id, name=key.name)
+    return key
+
+
+def amend(database: Database, key_id: str, wanted: Change) -> Key:
+    """Give a key other limits; the log says which.
+
+    Raises:
+        JobError: there is no such key, it is revoked, or what is wanted cannot be.
+        AccountsError: they cannot be written.
+    """
+    with database.transaction() as session:
+        before, key = keys.change(session, key_id, wanted)
+        was = before.as_json()
+        changed = {what: value for what, value in key.as_json().items() if value != was[what]}
+        AuditLog(audit_path()).append("key changed", key=key.id, name=key.name, **changed)
     return key
 
 

@@ -9,9 +9,9 @@ import hashlib
 import json
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from orchestrator.errors import JobError
 from orchestrator.serve.accounts.database import Row, Session
@@ -64,6 +64,42 @@ class Key(NewKey):
             "expires": utc(self.expires_at),
             "revoked": utc(self.revoked_at),
         }
+
+
+Limit = Literal["models", "rpm", "tpm", "budget", "expires"]
+"""What a key may be without."""
+_FIELD: dict[Limit, str] = {"budget": "budget_nano", "expires": "expires_at"}
+"""Limits that are kept under another name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is to be different about a key. None: it stays as it is."""
+
+    scopes: frozenset[Scope] | None = None
+    models: frozenset[str] | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    budget_nano: int | None = None
+    expires_at: float | None = None
+    lifted: frozenset[Limit] = frozenset()
+    """Limits that the key has no more."""
+
+    def of(self, key: Key) -> Key:
+        """The key after it.
+
+        Raises:
+            JobError: it says nothing, or twice of one limit.
+        """
+        given = {name: value for name, value in vars(self).items() if name != "lifted" and value is not None}
+        if unknown := sorted(self.lifted - set(get_args(Limit))):
+            raise JobError(f"a key has no limit {unknown[0]!r}", fix=f"the limits are {', '.join(get_args(Limit))}")
+        if twice := [name for name in sorted(self.lifted) if _FIELD.get(name, name) in given]:
+            raise JobError(f"{twice[0]} is to be lifted, and is given too", fix=f"leave one of both {twice[0]} out")
+        if not given and not self.lifted:
+            raise JobError(f"nothing was said to change of {key.id}", fix="give a limit, such as --rpm 60")
+        nothing: dict[str, Any] = {_FIELD.get(name, name): None for name in self.lifted}
+        return replace(key, **given, **nothing)
 
 
 def utc(moment: float | None) -> str | None:
@@ -134,6 +170,31 @@ def revoke(session: Session, key_id: str) -> Key:
     if row is None:
         raise unknown_key(session, key_id)
     return read(row)
+
+
+def change(session: Session, key_id: str, wanted: Change) -> tuple[Key, Key]:
+    """Give a key other limits, from the next request on; returns it as it was and as it is.
+
+    What it has used stays used. A limit on requests or tokens where there was none begins with an empty window.
+
+    Raises:
+        JobError: there is no such key, it is revoked, or what is wanted cannot be.
+    """
+    row = session.row(f"SELECT {_COLUMNS} FROM slipway_keys WHERE id = ?{session.for_update}", key_id)
+    if row is None:
+        raise unknown_key(session, key_id)
+    before = read(row)
+    if before.revoked_at is not None:
+        raise JobError(f"{key_id} ({before.name}) is revoked, for good", fix="`slipway keys create` makes another")
+    after = wanted.of(before)
+    _check(after)
+    session.run(
+        "UPDATE slipway_keys SET scopes = ?, models = ?, expires_at = ?, rpm = ?, tpm = ?, budget_nano = ?"
+        " WHERE id = ?",
+        *(_packed(after.scopes), _packed(after.models), after.expires_at, after.rpm, after.tpm, after.budget_nano),
+        key_id,
+    )
+    return before, after
 
 
 def unknown_key(session: Session, key_id: str) -> JobError:

@@ -37,4 +37,5 @@ TABLES = (
     """CREATE TABLE IF NOT EXISTS slipway_feedback (
         id TEXT NOT NULL, choice BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL, rating TEXT NOT NULL,
         correction TEXT, comment TEXT, consent BIGINT NOT NULL, PRIMARY KEY (id, choice))""",
+    "CREATE INDEX IF NOT EXISTS slipway_feedback_at ON slipway_feedback (at)",
 )

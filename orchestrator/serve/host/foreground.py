@@ -98,8 +98,10 @@ def _commands(service: Service, history: History, follow: Path | None, settings:
     from orchestrator.serve.rollout.commands import Commands
     from orchestrator.serve.rollout.controller import Controller
     from orchestrator.serve.rollout.scores import scores_of
+    from orchestrator.serve.rollout.thumbs import ThumbsOf
 
-    commands = Commands(Controller(fleet, history, scores_of=scores_of), url=service.url)
+    controller = Controller(fleet, history, scores_of=scores_of, thumbs_of=ThumbsOf(settings.accounts))
+    commands = Commands(controller, url=service.url)
     if follow is not None:
         commands.follow(follow, service.model, settings, served=export)
     return commands

@@ -15,7 +15,7 @@ from orchestrator.job import Serve
 from orchestrator.serve.deployment import table
 from orchestrator.serve.deployment.observe import Seen
 from orchestrator.serve.deployment.table import Entry, Table
-from orchestrator.serve.rollout.decide import Decision, decide
+from orchestrator.serve.rollout.decide import UNRATED, Decision, Thumbs, decide
 from orchestrator.serve.rollout.gate import refusal
 from orchestrator.serve.rollout.history import History
 
@@ -100,12 +100,22 @@ class Controller:
         history: History,
         *,
         scores_of: Callable[[Path], dict[str, float]],
+        thumbs_of: Callable[[Entry, float], Thumbs] = lambda _, __: UNRATED,
         clock: Clock = Clock(),
     ) -> None:
-        """`scores_of` says how an export did on the validation split; empty where that is not known."""
+        """How exports and versions are judged.
+
+        Args:
+            fleet: what runs.
+            history: hears what became of each version.
+            scores_of: how an export did on the validation split; empty where that is not known.
+            thumbs_of: how people rated a version in the last seconds.
+            clock: the time.
+        """
         self._fleet = fleet
         self._history = history
         self._scores_of = scores_of
+        self._thumbs_of = thumbs_of
         self._clock = clock
         self._turn = threading.Lock()
 
@@ -238,7 +248,14 @@ class Controller:
                 return Decision("roll back", trouble)
             elapsed_s = self._clock.now() - began
             new, old = self._fleet.seen(canary, elapsed_s), self._fleet.seen(current, elapsed_s)
-            decision = decide(new, old, elapsed_s=elapsed_s, for_s=for_s)
+            decision = decide(
+                new,
+                old,
+                elapsed_s=elapsed_s,
+                for_s=for_s,
+                new_rated=self._thumbs_of(canary, elapsed_s),
+                old_rated=self._thumbs_of(current, elapsed_s),
+            )
             if decision.verdict != "wait":
                 tell(f"{canary.version}: {decision.verdict}: {decision.reason}")
                 return decision

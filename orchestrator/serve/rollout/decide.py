@@ -28,6 +28,22 @@ class Rules:
     """A request without a first token for so long, and for four times the current version's oldest wait, is stuck."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Thumbs:
+    """How people rated the answers of one version."""
+
+    up: int = 0
+    down: int = 0
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return self.up + self.down
+
+
+UNRATED = Thumbs()
+
+
 @dataclass(frozen=True)
 class Decision:
     """What to do, and why, for people."""
@@ -37,22 +53,32 @@ class Decision:
 
 
 _SURE = 2.0
-"""Standard deviations: how sure the error rate must be before a version is sent away for it."""
+"""Standard deviations: how sure a share of errors or of thumbs must be before a version is sent away for it."""
 
 
-def decide(new: Seen, old: Seen, *, elapsed_s: float, for_s: float, rules: Rules = Rules()) -> Decision:
+def decide(
+    new: Seen,
+    old: Seen,
+    *,
+    elapsed_s: float,
+    for_s: float,
+    new_rated: Thumbs = UNRATED,
+    old_rated: Thumbs = UNRATED,
+    rules: Rules = Rules(),
+) -> Decision:
     """Judge a canary after `elapsed_s` of `for_s`: sent away as soon as it is surely worse, promoted at the end."""
-    worse = _errors(new, old, rules) or _silence(new, old, rules)
+    worse = _errors(new, old, rules) or _silence(new, old, rules) or _rated(new_rated, old_rated)
     if worse is None and min(new.requests, old.requests) >= rules.enough:
         worse = _slow("the first token", new.first_token_s, old.first_token_s, rules.first_token_slack_s, rules)
         worse = worse or _slow("a token", new.token_s, old.token_s, rules.token_slack_s, rules)
     if worse is not None:
         return Decision("roll back", worse)
+    liked = f", {new_rated.up} of {new_rated.count} rated up" if new_rated.count else ""
     if elapsed_s < for_s:
-        return Decision("wait", f"{new.requests} requests, {new.errors} failed")
+        return Decision("wait", f"{new.requests} requests, {new.errors} failed{liked}")
     if new.requests == 0:
         return Decision("promote", f"no request came in {for_s:g} s; it has proven itself")
-    return Decision("promote", f"{new.requests} requests in {for_s:g} s, {new.errors} failed")
+    return Decision("promote", f"{new.requests} requests in {for_s:g} s, {new.errors} failed{liked}")
 
 
 def _errors(new: Seen, old: Seen, rules: Rules) -> str | None:
@@ -63,12 +89,24 @@ def _errors(new: Seen, old: Seen, rules: Rules) -> str | None:
     return f"{new.errors} of {new.requests} requests failed, against {old.errors} of {old.requests} before"
 
 
-def least_rate(errors: int, requests: int) -> float:
-    """The lowest rate that would not surprise after so many errors: Wilson's bound (JASA 22, 1927)."""
-    rate, square = errors / requests, _SURE**2
-    middle = rate + square / (2 * requests)
-    spread = _SURE * math.sqrt(rate * (1.0 - rate) / requests + square / (4 * requests**2))
-    return max(0.0, (middle - spread) / (1.0 + square / requests))
+def _rated(new: Thumbs, old: Thumbs) -> str | None:
+    """Both shares are guesses, and neither is near 0 by nature: so the bounds of both must be apart.
+
+    With no thumb for the current version there is nothing that the new one could be worse than.
+    """
+    if new.count == 0 or old.count == 0:
+        return None
+    if least_rate(new.down, new.count) <= 1.0 - least_rate(old.up, old.count):
+        return None
+    return f"{new.up} of {new.count} answers were rated up, against {old.up} of {old.count} before"
+
+
+def least_rate(found: int, count: int) -> float:
+    """The lowest share that would not surprise after so many of `count`: Wilson's bound (JASA 22, 1927)."""
+    rate, square = found / count, _SURE**2
+    middle = rate + square / (2 * count)
+    spread = _SURE * math.sqrt(rate * (1.0 - rate) / count + square / (4 * count**2))
+    return max(0.0, (middle - spread) / (1.0 + square / count))
 
 
 def _silence(new: Seen, old: Seen, rules: Rules) -> str | None:

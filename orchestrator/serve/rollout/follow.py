@@ -14,7 +14,8 @@ from orchestrator.checkpoint.layout import step_of
 from orchestrator.checkpoint.reader import committed_steps
 from orchestrator.errors import ServeError, SlipwayError
 
-_LOOK_EVERY_S = 2.0
+_LOOK_EVERY_S = 0.2
+"""One folder is listed: that costs nothing, and what is waited here is waited by every checkpoint."""
 _log = logging.getLogger(__name__)
 
 

@@ -11,9 +11,9 @@ import pytest
 from orchestrator.errors import JobError
 from orchestrator.serve.accounts.audit import read_audit, verify_audit
 from orchestrator.serve.accounts.database import Database
-from orchestrator.serve.accounts.front import Policy, open_accounts
-from orchestrator.serve.accounts.issuing import issue, own_key, withdraw
-from orchestrator.serve.accounts.keys import NewKey, every
+from orchestrator.serve.accounts.front import Accounts, Policy, open_accounts
+from orchestrator.serve.accounts.issuing import amend, issue, own_key, withdraw
+from orchestrator.serve.accounts.keys import Change, NewKey, every
 from orchestrator.serve.accounts.place import audit_path
 from orchestrator.serve.api.errors import ApiError
 
@@ -78,3 +78,38 @@ def test_a_closed_service_can_be_asked_as_long_as_that_lasts(url: str) -> None:
     assert own.expires_at is not None
     assert 0 < own.expires_at - own.created_at <= 601
     assert json.dumps(own.as_json())
+
+
+def test_other_limits_hold_for_a_service_that_runs_with_a_line_of_what_changed(url: str) -> None:
+    database = Database(url)
+    key, secret = issue(database, NewKey(name="ana", rpm=1))
+
+    async def ask(accounts: Accounts) -> int:
+        caller = await accounts.authenticate(f"Bearer {secret}")
+        try:
+            asked = {"model": "m", "version": "v1", "prompt_tokens": 1, "max_tokens": 1}
+            admission = await accounts.admit(caller, scope="generate", **asked)  # type: ignore[arg-type]
+        except ApiError as error:
+            return error.status
+        await admission.settle(prompt_tokens=1, completion_tokens=1)
+        return 200
+
+    async def story() -> list[int]:
+        accounts = open_accounts(Policy(), url)
+        try:
+            found = [await ask(accounts), await ask(accounts)]
+            for change in (Change(rpm=2), Change(lifted=frozenset({"rpm"})), Change(scopes=frozenset({"embed"}))):
+                amend(database, key.id, change)
+                found += [await ask(accounts), await ask(accounts)]
+            return found
+        finally:
+            await accounts.close()
+
+    assert asyncio.run(story()) == [200, 429, 200, 429, 200, 200, 403, 403]
+    told = [event for event in read_audit(audit_path()) if event["event"] == "key changed"]
+    assert [event["key"] for event in told] == [key.id] * 3
+    assert [(event.get("rpm", "same"), event.get("scopes")) for event in told] == [
+        (2, None),
+        (None, None),
+        ("same", ["embed"]),
+    ]

@@ -12,7 +12,7 @@ from orchestrator.errors import JobError
 from orchestrator.serve.accounts import keys
 from orchestrator.serve.accounts.database import Database
 from orchestrator.serve.accounts.dialects import AccountsError
-from orchestrator.serve.accounts.keys import NewKey
+from orchestrator.serve.accounts.keys import Change, NewKey
 from orchestrator.serve.accounts.prices import Price
 
 
@@ -110,3 +110,45 @@ def test_prices() -> None:
     assert price.nano(1, 1) == 750
     with pytest.raises(ValueError, match="between 0 and a million"):
         Price(prompt_per_million=-1, completion_per_million=0)
+
+
+def test_a_change_names_what_it_changes_and_leaves_the_rest(database: Database, clock: Any) -> None:
+    with database.transaction() as session:
+        made, secret = keys.create(session, NewKey(name="ana", rpm=3, tpm=9, models=frozenset({"a"}), budget_nano=7))
+        wanted = Change(rpm=5, scopes=frozenset({"admin"}), lifted=frozenset({"models", "budget"}))
+        before, after = keys.change(session, made.id, wanted)
+    assert before == made
+    assert (after.rpm, after.tpm, after.models, after.budget_nano) == (5, 9, None, None)
+    assert after.scopes == {"admin"}
+    with database.reading() as session:
+        assert keys.of_secret(session, secret) == after
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (Change(), "nothing was said to change"),
+        (Change(rpm=0), "rpm of the key 'ana' is too small"),
+        (Change(scopes=frozenset()), "has no scope"),
+        (Change(rpm=5, lifted=frozenset({"rpm"})), "rpm is to be lifted, and is given too"),
+        (Change(budget_nano=5, lifted=frozenset({"budget"})), "budget is to be lifted, and is given too"),
+        (Change(lifted=frozenset({"scopes"})), "no limit 'scopes'"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_change_that_cannot_be_changes_nothing(sqlite: Database, wanted: Change, said: str) -> None:
+    with sqlite.transaction() as session:
+        made, _ = keys.create(session, NewKey(name="ana", rpm=3))
+    with sqlite.transaction() as session, pytest.raises(JobError, match=said):
+        keys.change(session, made.id, wanted)
+    with sqlite.reading() as session:
+        assert keys.every(session) == [made]
+
+
+def test_a_revoked_key_is_not_changed(sqlite: Database) -> None:
+    with sqlite.transaction() as session:
+        made, _ = keys.create(session, NewKey(name="ana"))
+        keys.revoke(session, made.id)
+        with pytest.raises(JobError, match="is revoked, for good"):
+            keys.change(session, made.id, Change(rpm=5))
+        with pytest.raises(JobError, match="there is no key 'key-0'"):
+            keys.change(session, "key-0", Change(rpm=5))

@@ -15,6 +15,7 @@ from orchestrator.job import Serve
 from orchestrator.serve.deployment.observe import Seen
 from orchestrator.serve.deployment.table import Entry, Facts, Table
 from orchestrator.serve.rollout.controller import Asked, Clock, Controller
+from orchestrator.serve.rollout.decide import UNRATED, Thumbs
 from orchestrator.serve.rollout.history import History
 
 GOOD = Seen(requests=100, errors=0, first_token_s=0.05, token_s=0.01)
@@ -87,10 +88,15 @@ class Service:
         self.fleet = FakeFleet()
         self.history = History(tmp_path / "history.jsonl")
         self.scores: dict[str, dict[str, float]] = {}
+        self.thumbs: dict[str, Thumbs] = {}
         self.told: list[str] = []
         clock = Clock(lambda: self.fleet.now, self.fleet.sleep)
         self.controller = Controller(
-            self.fleet, self.history, scores_of=lambda export: self.scores.get(export.name, {}), clock=clock
+            self.fleet,
+            self.history,
+            scores_of=lambda export: self.scores.get(export.name, {}),
+            thumbs_of=lambda entry, _: self.thumbs.get(entry.version, UNRATED),
+            clock=clock,
         )
         entry = self.fleet.entry_of(Path("/exports/one"), Serve(), model="m", version="v1")
         self.fleet.table = (entry,)
@@ -151,6 +157,16 @@ def test_a_bad_canary_goes_at_once_and_the_current_version_goes_on(service: Serv
     assert service.events()[-1] == ("rolled back", "v2")
     service.fleet.of_version.clear()
     assert service.rollout()["version"] == "v3"  # a number never means two exports
+
+
+def test_a_canary_that_people_like_less_goes(service: Service) -> None:
+    service.thumbs = {"v1": Thumbs(up=90, down=10), "v2": Thumbs(up=2, down=10)}
+    with pytest.raises(ServeError, match="2 of 12 answers were rated up, against 90 of 100 before; v1 goes on"):
+        service.rollout(canary=0.05, for_s=120.0)
+    assert service.fleet.now < 5.0
+    assert service.fleet.shares[-1] == {"m-v1": 1.0}
+    service.thumbs["v3"] = Thumbs(up=9, down=1)
+    assert service.rollout(canary=0.05, for_s=120.0)["reason"] == "100 requests in 120 s, 0 failed, 9 of 10 rated up"
 
 
 def test_a_canary_whose_replicas_die_goes(service: Service) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.serve.deployment.observe import Seen
-from orchestrator.serve.rollout.decide import decide, least_rate
+from orchestrator.serve.rollout.decide import Thumbs, decide, least_rate
 
 GOOD = Seen(requests=50, errors=0, first_token_s=0.05, token_s=0.01)
 TIMES = st.one_of(st.none(), st.floats(1e-4, 60.0))
@@ -77,3 +78,46 @@ def test_one_failure_is_not_enough_and_what_the_current_one_does_too_is_not_held
     assert decide(Seen(requests=2, errors=2), GOOD, elapsed_s=1.0, for_s=9.0).verdict == "roll back"
     both = Seen(requests=100, errors=30)
     assert decide(both, both, elapsed_s=9.0, for_s=9.0).verdict == "promote"
+
+
+def rated(new: Thumbs, old: Thumbs) -> str:
+    return decide(GOOD, GOOD, elapsed_s=1.0, for_s=9.0, new_rated=new, old_rated=old).verdict
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "verdict"),
+    [
+        ((0, 0), (0, 0), "wait"),
+        ((0, 40), (0, 0), "wait"),  # nothing to be worse than
+        ((0, 3), (3, 0), "wait"),  # too few to be sure
+        ((0, 8), (8, 0), "roll back"),
+        ((1, 9), (90, 10), "roll back"),
+        ((5, 5), (60, 40), "wait"),
+        ((500, 500), (600, 400), "roll back"),  # a small difference, surely
+        ((10, 90), (10, 90), "wait"),  # disliked, and no more than before
+        ((600, 400), (500, 500), "wait"),
+    ],
+)
+def test_a_version_that_is_surely_rated_worse_goes(new: tuple[int, int], old: tuple[int, int], verdict: str) -> None:
+    assert rated(Thumbs(up=new[0], down=new[1]), Thumbs(up=old[0], down=old[1])) == verdict
+
+
+THUMBS = st.builds(Thumbs, up=st.integers(0, 2000), down=st.integers(0, 2000))
+
+
+@given(THUMBS, THUMBS, st.integers(1, 500))
+def test_worse_ratings_never_help(new: Thumbs, old: Thumbs, more: int) -> None:
+    if rated(new, old) == "roll back":
+        turned = min(new.up, more)
+        assert rated(Thumbs(up=new.up - turned, down=new.down + turned), old) == "roll back"
+        assert rated(old, new) == "wait"
+
+
+def test_ratings_are_told() -> None:
+    def told(new: Thumbs, old: Thumbs) -> str:
+        return decide(GOOD, GOOD, elapsed_s=1.0, for_s=9.0, new_rated=new, old_rated=old).reason
+
+    assert told(Thumbs(up=1, down=9), Thumbs(up=90, down=10)) == (
+        "1 of 10 answers were rated up, against 90 of 100 before"
+    )
+    assert told(Thumbs(up=7, down=1), Thumbs(up=90, down=10)) == "50 requests, 0 failed, 7 of 8 rated up"
