@@ -43,14 +43,15 @@ def workers() -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def disturbing(store: Path, how: Callable[[psutil.Process], None]) -> Iterator[list[psutil.Process]]:
-    """Does something to one of the workers once a few steps are done; the workers that there were."""
+    """Does something to one of the workers once a few steps are done and a checkpoint stands; the workers there were."""
     over = threading.Event()
     there: list[psutil.Process] = []
 
     def disturb() -> None:
         while not over.wait(0.02):
             found = list(store.glob("runs/*/metrics.jsonl"))
-            if found and len(found[0].read_bytes().splitlines()) >= DISTURBED_AT:
+            saved = any(store.glob("runs/*/checkpoints/*/COMMITTED"))
+            if saved and found and len(found[0].read_bytes().splitlines()) >= DISTURBED_AT:
                 there.extend(workers())
                 how(there[-1])
                 return

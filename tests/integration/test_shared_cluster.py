@@ -115,6 +115,7 @@ def test_the_doctor_comes_through_a_dashboard(nodes: Nodes, slipway: Slipway, tm
     assert "all-reduce by gloo over 2 machines" in result.stdout
 
 
+@pytest.mark.slow  # two minutes
 def test_runs_that_need_the_whole_cluster_take_turns(nodes: Nodes, job_file: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
 
