@@ -43,7 +43,7 @@ def workers() -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def disturbing(store: Path, how: Callable[[psutil.Process], None]) -> Iterator[list[psutil.Process]]:
-    """Does something to one of the workers once a few steps are done and a checkpoint stands; the workers there were."""
+    """Does something to one of the workers once a few steps are done and a checkpoint stands; the workers of then."""
     over = threading.Event()
     there: list[psutil.Process] = []
 
