@@ -185,7 +185,7 @@ def prepare(
 
     with Session(address) as session:
         document = prepare_only(load_job(job, sets), store=store_at(store), session=session)
-    print_document(document, as_json, "print_prepared")
+    print_document(document, as_json, "data.print_prepared")
 
 
 @app.command()
@@ -227,7 +227,7 @@ def export(
         "stage": "reused" if made.reused else "done",
         **({"gguf": where.relative(file)} if file else {}),
     }
-    print_document(document, as_json, "print_row")
+    print_document(document, as_json)
 
 
 def main() -> NoReturn:

@@ -64,7 +64,7 @@ def chaos(
         raise JobError(f"FAULT is one fault, not {fault!r}", fix=f"--schedule {fault}")
     report = run_drill(store_at(store).find_run(run), drill, say=say)
     if as_json:
-        print_document(report.to_json(), as_json, "print_row")
+        print_document(report.to_json(), as_json)
     else:
         from orchestrator.cli_print_chaos import print_report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,20 +36,12 @@ def store_at(root: Path) -> Store:
     return Store(root.absolute())
 
 
-def print_document(document: dict[str, Any], as_json: bool, printer: str) -> None:
+def print_document(document: Any, as_json: bool, printer: str = "print_row") -> None:
+    """For machines as JSON, for people by a printer: `print_plan` of cli_print, `runs.print_runs` of cli_print_runs."""
     if as_json:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
         return
-    from orchestrator import cli_print, cli_print_data  # tables are for people, and cost a tenth of a second
-
-    getattr(cli_print_data if hasattr(cli_print_data, printer) else cli_print, printer)(document)
-
-
-def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
-        return
-    from orchestrator.cli_print_data import print_order
-
-    print_order(rows)
+    group, _, name = printer.rpartition(".")
+    # Imported here: tables are for people, and cost a tenth of a second.
+    getattr(import_module(f"orchestrator.cli_print{group and '_'}{group}"), name)(document)

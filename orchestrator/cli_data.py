@@ -13,7 +13,6 @@ from orchestrator.cli_common import (
     Sets,
     StoreDir,
     print_document,
-    print_list,
     store_at,
 )
 
@@ -29,7 +28,7 @@ def data_list(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """
     from orchestrator.data.show import list_datasets
 
-    print_document({"datasets": list_datasets(store_at(store))}, as_json, "print_datasets")
+    print_document({"datasets": list_datasets(store_at(store))}, as_json, "data.print_datasets")
 
 
 @data.command("show")
@@ -42,7 +41,7 @@ def data_show(dataset: DatasetName, store: StoreDir = DEFAULT_STORE, as_json: As
     from orchestrator.data.show import show
 
     where = store_at(store)
-    print_document(show(open_dataset(where.find_dataset(dataset), verify=False), where), as_json, "print_dataset")
+    print_document(show(open_dataset(where.find_dataset(dataset), verify=False), where), as_json, "data.print_dataset")
 
 
 @data.command("sample")
@@ -62,7 +61,7 @@ def data_sample(
     from orchestrator.data.show import sample
 
     found = open_dataset(store_at(store).find_dataset(dataset), verify=False)
-    print_document({"samples": sample(found, split=split, count=count, seed=seed)}, as_json, "print_samples")
+    print_document({"samples": sample(found, split=split, count=count, seed=seed)}, as_json, "data.print_samples")
 
 
 @data.command("verify")
@@ -75,7 +74,7 @@ def data_verify(dataset: DatasetName, store: StoreDir = DEFAULT_STORE, as_json: 
 
     where = store_at(store)
     path = where.find_dataset(dataset)
-    print_document({"dataset": where.relative(path), "verified": True, **verify(path)}, as_json, "print_row")
+    print_document({"dataset": where.relative(path), "verified": True, **verify(path)}, as_json)
 
 
 @data.command("find")
@@ -90,7 +89,7 @@ def data_find(
     """
     from orchestrator.data.find import find
 
-    print_document(find(store_at(store), asked), as_json, "print_found")
+    print_document(find(store_at(store), asked), as_json, "data.print_found")
 
 
 @data.command("order")
@@ -110,4 +109,4 @@ def data_order(
     from orchestrator.run import sample_order
 
     rows = sample_order(load_job(job, sets), store=store_at(store), steps=steps, workers=workers)
-    print_list(rows, as_json)
+    print_document(rows, as_json, "data.print_order")

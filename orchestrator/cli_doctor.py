@@ -33,12 +33,7 @@ def doctor(store: StoreDir = DEFAULT_STORE, as_json: AsJson = False, address: At
         print_document(document, as_json, "print_checks")
     else:
         document = _of_cluster(address, where)
-        if as_json:
-            print_document(document, as_json, "print_row")
-        else:
-            from orchestrator.cli_print_doctor import print_cluster
-
-            print_cluster(document)
+        print_document(document, as_json, "doctor.print_cluster")
     if not document["healthy"]:
         sys.exit(1)
 

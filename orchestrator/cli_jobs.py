@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.cli_common import DEFAULT_STORE, AsJson, JobFile, Sets, StoreDir, store_at
+from orchestrator.cli_common import DEFAULT_STORE, AsJson, JobFile, Sets, StoreDir, print_document, store_at
 from orchestrator.plan import Stage
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def submit(
     from orchestrator.cluster.jobs.submit import submit as hand_over
     from orchestrator.cluster.jobs.values import Settings
     from orchestrator.job_file import load_job
-    from orchestrator.kubernetes.render import require_no_secret
+    from orchestrator.job_secrets import require_no_secret
 
     spec = with_absolute_paths(load_job(job, sets))
     require_no_secret(spec)
@@ -77,7 +76,7 @@ def submit(
     _audit_submission(client, handed, spec.name)
     _say_handed(client, handed)
     if detach:
-        _print(_brief(client, handed.id), as_json, "print_job_line")
+        print_document(_brief(client, handed.id), as_json, "jobs.print_job_line")
         return
     _follow(client, handed.id, as_json=as_json)
 
@@ -99,7 +98,7 @@ def jobs_list(
     client = JobsClient(address)
     found = client.submissions()[-limit:]
     listed = [rows.row_of(job, log) for job, log in zip(found, ends_of_logs(client, found), strict=True)]
-    _print({"jobs": listed}, as_json, "print_jobs")
+    print_document({"jobs": listed}, as_json, "jobs.print_jobs")
 
 
 @jobs.command("show")
@@ -114,7 +113,7 @@ def jobs_show(job: AnyJob, address: Url, as_json: AsJson = False) -> None:
 
     client = JobsClient(address)
     found = find(client, job)
-    _print(rows.account_of(found, client.log(found, lines=STATE_LINES)), as_json, "print_job")
+    print_document(rows.account_of(found, client.log(found, lines=STATE_LINES)), as_json, "jobs.print_job")
 
 
 @jobs.command("logs")
@@ -137,7 +136,7 @@ def jobs_logs(
     if follow:
         _follow(client, found.id, as_json=as_json)
     document = {"job": found.id, "log": without_state_lines(client.log(found))}
-    _print(document, as_json, "print_log")
+    print_document(document, as_json, "jobs.print_log")
 
 
 @jobs.command("stop")
@@ -154,7 +153,7 @@ def jobs_stop(job: AnyJob, address: Url, as_json: AsJson = False) -> None:
     found = find(client, job)
     _audit("job-stopped", job=found.id, name=found.name, address=address)
     ended = stop(client, found)
-    _print(rows.account_of(ended, client.log(ended, lines=STATE_LINES)), as_json, "print_job")
+    print_document(rows.account_of(ended, client.log(ended, lines=STATE_LINES)), as_json, "jobs.print_job")
 
 
 @jobs.command("retry")
@@ -171,20 +170,10 @@ def jobs_retry(job: AnyJob, address: Url, as_json: AsJson = False) -> None:
     handed = again(client, found)
     _audit_submission(client, handed, found.name)
     _say_handed(client, handed)
-    _print(_brief(client, handed.id), as_json, "print_job_line")
+    print_document(_brief(client, handed.id), as_json, "jobs.print_job_line")
 
 
-def _print(document: dict[str, Any], as_json: bool, printer: str) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
-        return
-    from orchestrator import cli_print_jobs
-
-    getattr(cli_print_jobs, printer)(document)
-
-
-def _follow(client: JobsClient, id: str, *, as_json: bool) -> None:
+def _follow(client: JobsClient, id: str, *, as_json: bool) -> NoReturn:
     """Until the job ends, with its exit code, or until Ctrl-C."""
     from orchestrator.cluster.jobs import rows
     from orchestrator.cluster.jobs.watch import follow
@@ -194,12 +183,12 @@ def _follow(client: JobsClient, id: str, *, as_json: bool) -> None:
         ended = follow(client, id)
     except KeyboardInterrupt:
         say(f"detached; the job goes on: slipway jobs logs {id} --follow --address {client.address}")
-        _print(_brief(client, id), as_json, "print_job_line")
+        print_document(_brief(client, id), as_json, "jobs.print_job_line")
         sys.exit(0)
     document = _brief(client, id)
     if (death := rows.death_of(ended, _end_of_log(client, id))) is not None:
         say(f"{id}: {death['who']} on {death['where']} {death['why']}")
-    _print(document, as_json, "print_job_line")
+    print_document(document, as_json, "jobs.print_job_line")
     sys.exit(rows.exit_code_of(ended))
 
 

@@ -70,12 +70,7 @@ def create(
     limits = _limits(scopes=scopes, models=models, budget=budget, expires=expires)
     key, secret = issue(_database(accounts), keys.NewKey(name=name, rpm=rpm, tpm=tpm, **limits))
     document = {"id": key.id, "key": secret}
-    if as_json:
-        print_document(document, as_json, "print_row")
-        return
-    from orchestrator.cli_print_keys import print_new_key
-
-    print_new_key(document)
+    print_document(document, as_json, "keys.print_new_key")
 
 
 @keys_app.command("update")
@@ -104,12 +99,7 @@ def update(
     lifted: Any = frozenset(_listed(lift))
     wanted = keys.Change(rpm=rpm, tpm=tpm, lifted=lifted, **limits)
     row = amend(_database(accounts), key_id, wanted).as_json()
-    if as_json:
-        print_document(row, as_json, "print_row")
-        return
-    from orchestrator.cli_print_keys import print_keys
-
-    print_keys([row])
+    print_document(row, as_json, "keys.print_key")
 
 
 @keys_app.command("list")
@@ -122,12 +112,7 @@ def list_(accounts: Url = None, as_json: AsJson = False) -> None:
 
     with _database(accounts).reading() as session:
         rows = [key.as_json() for key in keys.every(session)]
-    if as_json:
-        print_document({"keys": rows}, as_json, "print_row")
-        return
-    from orchestrator.cli_print_keys import print_keys
-
-    print_keys(rows)
+    print_document({"keys": rows}, as_json, "keys.print_keys")
 
 
 @keys_app.command("revoke")
@@ -140,7 +125,7 @@ def revoke(key_id: KeyId, accounts: Url = None, as_json: AsJson = False) -> None
     from orchestrator.serve.accounts.keys import utc
 
     key = withdraw(_database(accounts), key_id)
-    print_document({"id": key.id, "name": key.name, "revoked": utc(key.revoked_at)}, as_json, "print_row")
+    print_document({"id": key.id, "name": key.name, "revoked": utc(key.revoked_at)}, as_json)
 
 
 def usage(
@@ -163,12 +148,7 @@ def usage(
             raise keys.unknown_key(session, key)
         found = used(session, key_id=key, day=day)
     rows, sums = [asdict(row) for row in found], total(found)
-    if as_json:
-        print_document({"usage": rows, "total": sums}, as_json, "print_row")
-        return
-    from orchestrator.cli_print_keys import print_usage
-
-    print_usage(rows, sums)
+    print_document({"usage": rows, "total": sums}, as_json, "keys.print_usage")
 
 
 @feedback_app.command("list")
@@ -189,12 +169,7 @@ def given(
 
     with _database(accounts).reading() as session:
         rows = feedback.given(session, last=last, model=model, rating=rating)
-    if as_json:
-        print_document({"feedback": rows}, as_json, "print_row")
-        return
-    from orchestrator.cli_print_keys import print_feedback
-
-    print_feedback(rows)
+    print_document({"feedback": rows}, as_json, "keys.print_feedback")
 
 
 @feedback_app.command("export")
@@ -219,7 +194,7 @@ def export(
         )
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made.rows))
     document = {"format": format_, "rows": len(made.rows), "left_out": made.left_out, "out": str(out)}
-    print_document(document, as_json, "print_row")
+    print_document(document, as_json)
 
 
 @audit_app.command("verify")
@@ -232,7 +207,7 @@ def verify(as_json: AsJson = False) -> None:
     from orchestrator.serve.accounts.place import audit_path
 
     report = verify_audit(audit_path())
-    print_document(report.as_json(), as_json, "print_row")
+    print_document(report.as_json(), as_json)
     if report.problem:
         raise typer.Exit(DataError.exit_code)
 
@@ -251,12 +226,7 @@ def show(
     from orchestrator.serve.accounts.place import audit_path
 
     events = list(deque(read_audit(audit_path()), maxlen=last))
-    if as_json:
-        print_document({"events": events}, as_json, "print_row")
-        return
-    from orchestrator.cli_print_keys import print_events
-
-    print_events(events)
+    print_document({"events": events}, as_json, "keys.print_events")
 
 
 def register(app: typer.Typer) -> None:

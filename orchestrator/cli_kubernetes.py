@@ -84,7 +84,7 @@ def render(
     done = write_files(rendered.files, out, force=force)
     document = {"out": str(out), **done, "image": target.image, "warnings": rendered.warnings}
     if as_json:
-        print_document(document, as_json, "print_row")
+        print_document(document, as_json)
     else:
         _say(document)
 

@@ -31,7 +31,7 @@ def import_(folder: Folder, store: StoreDir = DEFAULT_STORE, as_json: AsJson = F
 
     where = store_at(store)
     made = import_folder(folder, where)
-    print_document({"export": where.relative(made)}, as_json, "print_row")
+    print_document({"export": where.relative(made)}, as_json)
 
 
 def evaluate(
@@ -53,12 +53,7 @@ def evaluate(
         raise JobError("--set changes the job of --job, and there is none", fix="name one, or leave --set out")
     given = None if job is None else load_job(job, sets)
     document = evaluate_target(store_at(store), target, split=split, job=given).as_json()
-    if as_json:
-        print_document(document, as_json, "print_row")
-        return
-    from orchestrator.cli_print_evaluate import print_evaluation
-
-    print_evaluation(document)
+    print_document(document, as_json, "evaluate.print_evaluation")
 
 
 def lineage(export: RunOrExport, store: StoreDir = DEFAULT_STORE, as_json: AsJson = False) -> None:
@@ -69,12 +64,7 @@ def lineage(export: RunOrExport, store: StoreDir = DEFAULT_STORE, as_json: AsJso
     from orchestrator.lineage import lineage_of
 
     document = lineage_of(store_at(store), export)
-    if as_json:
-        print_document(document, as_json, "print_row")
-        return
-    from orchestrator.cli_print_runs import print_lineage
-
-    print_lineage(document)
+    print_document(document, as_json, "runs.print_lineage")
 
 
 def register(app: typer.Typer) -> None:

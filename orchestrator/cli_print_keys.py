@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -19,14 +18,20 @@ def print_new_key(document: dict[str, Any]) -> None:
     _out.print("Keep the key now: it cannot be shown again.")
 
 
-def print_keys(rows: Sequence[dict[str, Any]]) -> None:
+def print_keys(document: dict[str, Any]) -> None:
     """The table of `slipway keys list`."""
+    rows = document["keys"]
     table = Table(Column("id", no_wrap=True), "name", "for", "limits", Column("until", no_wrap=True))
     for row in rows:
         models = f": {', '.join(row['models'])}" if row["models"] is not None else ""
         cells = (row["name"], ", ".join(row["scopes"]) + models, _limits(row), _until(row))
         table.add_row(row["id"], *(escape(cell) for cell in cells))
     _out.print(table if rows else "none: everybody on this machine may ask")
+
+
+def print_key(row: dict[str, Any]) -> None:
+    """One of them, after `slipway keys update`."""
+    print_keys({"keys": [row]})
 
 
 def _limits(row: dict[str, Any]) -> str:
@@ -42,14 +47,15 @@ def _until(row: dict[str, Any]) -> str:
     return row["expires"][:16].replace("T", " ") if row["expires"] else ""
 
 
-def print_usage(rows: Sequence[dict[str, Any]], total: dict[str, Any]) -> None:
+def print_usage(document: dict[str, Any]) -> None:
     """The table of `slipway usage`."""
+    rows = document["usage"]
     numbers = [Column(name, justify="right") for name in ("requests", "prompt", "completion", "cost")]
     table = Table("day", "key", "model", "version", *numbers)
     for row in rows:
         table.add_row(row["day"], escape(row["name"]), row["model"], row["version"], *_figures(row))
     table.add_section()
-    table.add_row("in all", "", "", "", *_figures(total))
+    table.add_row("in all", "", "", "", *_figures(document["total"]))
     _out.print(table if rows else "none")
 
 
@@ -58,8 +64,9 @@ def _figures(row: dict[str, Any]) -> list[str]:
     return [*counts, "" if row["cost"] is None else f"{row['cost']:,.6g}"]
 
 
-def print_feedback(rows: Sequence[dict[str, Any]]) -> None:
+def print_feedback(document: dict[str, Any]) -> None:
     """The table of `slipway feedback list`."""
+    rows = document["feedback"]
     table = Table(Column("at (UTC)", no_wrap=True), "answer", "model", "rating", "comment", "correction", "consent")
     for row in rows:
         answer = row["id"] if row["choice"] == 0 else f"{row['id']} choice {row['choice']}"
@@ -69,8 +76,9 @@ def print_feedback(rows: Sequence[dict[str, Any]]) -> None:
     _out.print(table if rows else "none")
 
 
-def print_events(events: Sequence[dict[str, Any]]) -> None:
+def print_events(document: dict[str, Any]) -> None:
     """The table of `slipway audit show`."""
+    events = document["events"]
     table = Table(Column("at (UTC)", no_wrap=True), "event", "key", "")
     for event in events:
         facts = ", ".join(f"{name}: {_plain(value)}" for name, value in event.items() if name not in _SHOWN)

@@ -61,12 +61,7 @@ def runs_list(
     at = None if since is None else moment(since, now=datetime.now().astimezone())
     chosen = choose(_look(store_at(store)).runs(), Wanted(state=state, tag=tag, job=job, since=at, limit=limit))
     document = {"runs": chosen}
-    if as_json:
-        print_document(document, as_json, "print_row")
-        return
-    from orchestrator.cli_print_runs import print_runs
-
-    print_runs(document)
+    print_document(document, as_json, "runs.print_runs")
 
 
 def _look(store: Store) -> Catalogue:
@@ -100,12 +95,7 @@ def runs_compare(
         raise JobError("there is one run to compare", fix="name two or more: slipway runs compare RUN RUN")
     where = store_at(store)
     document = compare_runs([where.find_run(name) for name in names], where)
-    if as_json:
-        print_document(document, as_json, "print_row")
-        return
-    from orchestrator.cli_print_runs import print_comparison
-
-    print_comparison(document)
+    print_document(document, as_json, "runs.print_comparison")
 
 
 @runs.command("tag")
@@ -125,7 +115,7 @@ def runs_tag(
     where = store_at(store)
     folder = where.find_run(run)
     now = tag_run(folder, add=tags, remove=remove)
-    print_document({"run": where.relative(folder), "tags": now}, as_json, "print_row")
+    print_document({"run": where.relative(folder), "tags": now}, as_json)
 
 
 @runs.command("show")
@@ -139,12 +129,7 @@ def runs_show(run: RunName, store: StoreDir = DEFAULT_STORE, as_json: AsJson = F
     where = store_at(store)
     folder = where.find_run(run)
     document = {**account_for_run(folder, where), **_look(where).about(where.relative(folder))}
-    if as_json:
-        print_document(document, as_json, "print_row")
-        return
-    from orchestrator.cli_print_runs import print_account
-
-    print_account(document)
+    print_document(document, as_json, "runs.print_account")
 
 
 @checkpoints.command("list")

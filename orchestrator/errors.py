@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from typing import Any
+from typing import Any, ClassVar
 
 
 class SlipwayError(Exception):
@@ -18,6 +18,8 @@ class SlipwayError(Exception):
 
     exit_code = 1
     kind = "error"
+    meaning: ClassVar[str | None] = None
+    """Of the exit code, where it is all that is known of a command that has ended."""
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
         super().__init__(message)
@@ -52,6 +54,7 @@ class JobError(SlipwayError):
 
     exit_code = 2
     kind = "job"
+    meaning = "a mistake in the job or its use"
 
 
 class DataError(SlipwayError):
@@ -59,6 +62,7 @@ class DataError(SlipwayError):
 
     exit_code = 3
     kind = "data"
+    meaning = "its data"
 
 
 class CapacityError(SlipwayError):
@@ -66,6 +70,7 @@ class CapacityError(SlipwayError):
 
     exit_code = 4
     kind = "capacity"
+    meaning = "the cluster is too small"
 
 
 class TrainError(SlipwayError):
@@ -73,6 +78,7 @@ class TrainError(SlipwayError):
 
     exit_code = 5
     kind = "train"
+    meaning = "training failed"
 
 
 class OutOfMemoryError(TrainError):
@@ -96,6 +102,7 @@ class StoreError(SlipwayError):
 
     exit_code = 6
     kind = "store"
+    meaning = "its store"
 
 
 class StorageError(StoreError):
@@ -107,6 +114,7 @@ class ServeError(SlipwayError):
 
     exit_code = 7
     kind = "serve"
+    meaning = "its service"
 
 
 class Stopped(SlipwayError):
@@ -133,6 +141,13 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int = signal.SIGINT) -> None:
         super().__init__(f"signal {signum}")
         self.signum = signum
+
+
+def meaning_of(exit_code: int) -> str | None:
+    """What a command of ours that ended with this code has met; None: the code says nothing."""
+    return next(
+        (one.meaning for one in SlipwayError.__subclasses__() if one.meaning and one.exit_code == exit_code), None
+    )
 
 
 def storage_error(error: OSError, *, doing: str) -> StoreError:

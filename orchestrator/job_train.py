@@ -95,7 +95,7 @@ class Workers(Section):
     grow_after_s: NotNegative = 300
     """How long an attempt trains before it is ended to go on with more workers, where that pays."""
     standby: bool = True
-    """Have as many processes wait, imports done, as train: a failure then costs seconds less, and each some 0.3 GB."""
+    """Have as many processes wait, imports done, as train: a failure then costs seconds less; up to 0.5 GB each."""
 
     @model_validator(mode="before")
     @classmethod

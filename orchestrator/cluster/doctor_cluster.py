@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -57,15 +56,13 @@ def examine_through(url: str, store: Path) -> dict[str, Any]:
         CapacityError: the dashboard takes no job, or the job says nothing.
     """
     from orchestrator.cluster.jobs.client import JobsClient
+    from orchestrator.cluster.jobs.interpreter import on_the_head
     from orchestrator.cluster.jobs.values import MARK
     from orchestrator.cluster.jobs.watch import wait_until_over
 
     client, id = JobsClient(url), f"slipway-doctor-{uuid.uuid4().hex[:8]}"
-    # The interpreter we run in where the head has it too, else the one that is first on the path of the head's Ray.
-    own, words = shlex.quote(sys.executable), ["-m", "orchestrator.cli", "doctor", "--address", "auto", "--json"]
-    choice = f"python={own}; \"$python\" -c 'import orchestrator, typer' 2>/dev/null || python=python"
-    command = f'{choice}; exec "$python" {shlex.join([*words, "--store", str(store)])}'
-    client.submit(id=id, command=command, runtime_env={}, metadata={MARK: "doctor"})
+    words = ["-m", "orchestrator.cli", "doctor", "--address", "auto", "--json", "--store", str(store)]
+    client.submit(id=id, command=on_the_head(shlex.join(words)), runtime_env={}, metadata={MARK: "doctor"})
     ended = wait_until_over(client, id, limit_s=_JOB_LIMIT_S)
     lines = client.log(ended).strip().splitlines()
     for line in reversed(lines):

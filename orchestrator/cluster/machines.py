@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from orchestrator.cluster.view import Machine, ray_node
 
+HEAD = "node:__internal_head__"
+"""A resource that Ray gives to its head alone."""
 _ANSWER_LIMIT_S = 2.0
 _ASKED_AT_ONCE = 32
 

@@ -17,12 +17,13 @@ from typing import Any
 
 from orchestrator.cluster import bounds
 from orchestrator.cluster.bounds import Bounds, bounds_from
+from orchestrator.cluster.machines import HEAD
 from orchestrator.cluster.turns import LAPSE_S, Book, Waiter
 
 NAMESPACE = "slipway"
 ACTOR = "slipway-queue-1"
 """The number is that of what travels: drivers that speak otherwise have a queue of their own."""
-_ON_THE_HEAD = {"node:__internal_head__": 0.001}
+_ON_THE_HEAD = {HEAD: 0.001}
 _RENEW_S = 1.0
 _ANSWER_S = 10.0
 _PATIENCE_S = 2 * LAPSE_S

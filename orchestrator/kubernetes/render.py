@@ -11,11 +11,11 @@ from typing import Any
 from orchestrator.errors import JobError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import env_names, job_to_yaml, to_yaml
+from orchestrator.job_secrets import require_no_secret
 from orchestrator.kubernetes.clusters import ray_cluster, ray_job, ray_service
 from orchestrator.kubernetes.surroundings import job_map, network_policy, secrets_example, storage
 from orchestrator.kubernetes.values import Target
 from orchestrator.plan import Plan
-from orchestrator.track.tracker import redact
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SIZE = re.compile(r"[1-9][0-9]*(Mi|Gi|Ti|Pi|M|G|T|P)")
@@ -57,30 +57,6 @@ def manifests(
         "secret.yaml.example": secrets_example(target, variables),
     }
     return {**made, "rayservice.yaml": [ray_service(job, plan, target)]} if job.model.is_served else made
-
-
-def require_no_secret(job: JobSpec) -> None:
-    """A ConfigMap is no place for a password: everybody who may list the namespace reads it.
-
-    Raises:
-        JobError: names the keys whose values look like one.
-    """
-    whole = job.model_dump(mode="json")
-    if found := sorted(_differing(whole, redact(whole), "")):
-        raise JobError(
-            f"the job holds what looks like a secret, in {', '.join(found)}: whoever sees the cluster would see it",
-            fix="leave it out: paths take ${env:NAME}, accounts SLIPWAY_ACCOUNTS, from the Secret slipway-environment",
-        )
-
-
-def _differing(value: Any, redacted: Any, at: str) -> list[str]:
-    if isinstance(value, dict):
-        return [found for key in value for found in _differing(value[key], redacted[key], f"{at}.{key}".strip("."))]
-    if isinstance(value, list):
-        return [found for i, item in enumerate(value) for found in _differing(item, redacted[i], f"{at}.{i}")]
-    # A reference is what a secret should be.
-    by_reference = isinstance(value, str) and bool(env_names(value))
-    return [at] if value != redacted and not by_reference else []
 
 
 def _require_valid(target: Target) -> None:

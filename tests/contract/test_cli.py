@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import orchestrator
 from orchestrator.cli import app
 from orchestrator.errors import JobError
 
@@ -35,6 +37,15 @@ COMMANDS: dict[str, Any] = {
 OF_NO_STORE = {"audit", "feedback", "jobs", "keys", "rollback", "usage"}
 """They are about services and a cluster's jobs, which know a store by the paths that they were given."""
 TAKES_JOB = sorted(name for name, c in COMMANDS.items() if any("--set" in p.opts for p in c.params))
+
+
+def test_every_printer_that_a_verb_names_is_there() -> None:
+    modules = [path.read_text() for path in Path(orchestrator.__file__).parent.glob("cli*.py")]
+    named = {name for text in modules for name in re.findall(r'as_json, "([\w.]+)"\)', text)}
+    assert {"print_plan", "runs.print_runs"} <= named
+    for name in named:
+        group, _, printer = name.rpartition(".")
+        assert callable(getattr(import_module(f"orchestrator.cli_print{group and '_'}{group}"), printer)), name
 
 
 def test_these_verbs_work() -> None:

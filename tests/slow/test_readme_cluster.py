@@ -111,7 +111,7 @@ def test_every_command_of_the_section_works(shell: Shell) -> None:
     assert "saved up to step" in said["slipway jobs stop"]
     assert "continuing" in said["slipway jobs logs"]
     assert "quickstart" in said["slipway jobs list"]
-    assert '"text"' in said["curl " + "http://127.0.0.1:8000/v1/completions -H".strip()]
+    assert '"text"' in said["curl http://127.0.0.1:8000/v1/completions -H"]
     assert shell.run in said["slipway lineage RUN"]
     time.sleep(1.0)
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(shell.folder) in " ".join(p.info["cmdline"] or ())]

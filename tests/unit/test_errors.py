@@ -21,6 +21,7 @@ from orchestrator.errors import (
     StorageError,
     StoreError,
     TrainError,
+    meaning_of,
     storage_error,
 )
 
@@ -73,3 +74,13 @@ def test_the_systems_errors_say_what_to_do(number: int, said: str) -> None:
     assert (told.message, told.exit_code) == (said, 6)
     assert isinstance(told, StorageError) is not said.startswith("no permission")  # which time does not mend
     assert told.fix
+
+
+def test_a_code_that_is_all_that_is_known_has_a_meaning() -> None:
+    assert [meaning_of(code) for code in (0, 1, 2, 7, 143)] == [
+        None,
+        None,
+        "a mistake in the job or its use",
+        "its service",
+        None,
+    ]

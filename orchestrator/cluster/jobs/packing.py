@@ -8,7 +8,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 import orchestrator
 from orchestrator.cluster.jobs import requirements
+from orchestrator.cluster.jobs.interpreter import on_the_head
 from orchestrator.cluster.jobs.values import MARK, Settings, job_identity
 from orchestrator.errors import JobError
 from orchestrator.job import JobSpec
@@ -32,7 +32,6 @@ _MOST_JOB_BYTES = 64_000
 """The job travels in an environment variable too, of which Linux takes 128 KiB."""
 _OURS = ("orchestrator", "model")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
-_HAS_US = 'import importlib.util as u, sys; sys.exit(not (u.find_spec("ray") and u.find_spec("orchestrator")))'
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,7 @@ def entry_point(job: JobSpec, settings: Settings) -> str:
     drive = shlex.join(["-m", "orchestrator.cluster.jobs.drive", *arguments])
     if settings.image:
         return f"exec python {drive}"
-    # The interpreter we run in where the head has it too, else the one that is first on the path of the head's Ray.
-    own = shlex.quote(sys.executable)
-    choice = f'python={own}; "$python" -c {shlex.quote(_HAS_US)} 2>/dev/null || python=python'
-    return f'{choice}; exec "$python" {drive}'
+    return on_the_head(drive)
 
 
 def metadata_of(job: JobSpec, settings: Settings) -> dict[str, str]:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from orchestrator.cluster.jobs.values import Settings, Submission
-from orchestrator.errors import JobError
+from orchestrator.errors import JobError, meaning_of
 from orchestrator.track.state_lines import last_state, without_state_lines
 
 STOPPED_CODE = 143
@@ -19,15 +19,8 @@ LOST_CODE = 5
 """Of a job whose driver has left none."""
 _FIGURES = ("step", "steps", "loss", "tokens_per_s", "goodput", "cost", "place", "why")
 _ENDS = {"SUCCEEDED": "succeeded", "FAILED": "failed", "STOPPED": "stopped"}
-_CODES = {
-    2: "a mistake in the job or its use",
-    3: "its data",
-    4: "the cluster is too small",
-    5: "training failed",
-    6: "its store",
-    7: "its service",
-    127: "there is no such program on the head",
-}
+_NO_PROGRAM = 127
+"""Of a shell that finds no program of the name."""
 _ERRORS = {
     "RUNTIME_ENV_SETUP_FAILURE": ("its environment", "could not be set up"),
     "JOB_SUPERVISOR_ACTOR_START_TIMEOUT": ("its start", "took too long"),
@@ -116,7 +109,7 @@ def _cause(job: Submission) -> tuple[str, str]:
     code = exit_code_of(job)
     if code > 128 and code - 128 in set(signal.Signals):
         return "the driver", f"killed by {signal.Signals(code - 128).name}"
-    meaning = _CODES.get(code)
+    meaning = "there is no such program on the head" if code == _NO_PROGRAM else meaning_of(code)
     return "the driver", f"ended with exit code {code}" + (f": {meaning}" if meaning else "")
 
 

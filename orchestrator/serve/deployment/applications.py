@@ -9,6 +9,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from ray.serve.schema import LoggingConfig
 
 from orchestrator.cluster import preload
+from orchestrator.cluster.machines import HEAD
 from orchestrator.job import Serve
 from orchestrator.serve.deployment import gateway, remote
 from orchestrator.serve.deployment.scaling import replicas_wanted
@@ -24,8 +25,6 @@ _DRAIN_S = 600.0
 """How long a replica that is no longer needed may go on with what it has begun."""
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 """Serve makes a line of its log for each request even where no file gets it."""
-_HEAD = "node:__internal_head__"
-"""A resource that Ray gives to its head alone."""
 _GATEWAY_IMPORTS = "ray.serve._private.replica,orchestrator.serve.deployment.gateway"
 _REPLICA_IMPORTS = "ray.serve._private.replica,orchestrator.serve.deployment.replica"
 _GATEWAY_REQUESTS = 10_000
@@ -34,7 +33,7 @@ _GATEWAY_REQUESTS = 10_000
 
 def gateway_application(settings: Serve, *, host: str, port: int) -> Any:
     """The gateway, with the accounts that a job names. It listens on the machine of Ray's head."""
-    return _gateway(gateway.ListeningGateway, {_HEAD: 0.001}).bind(settings.model_dump(), host, port)
+    return _gateway(gateway.ListeningGateway, {HEAD: 0.001}).bind(settings.model_dump(), host, port)
 
 
 def proxied_gateway_application(settings: Serve) -> Any:
