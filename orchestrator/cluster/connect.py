@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator import presence
-from orchestrator.cluster import own
+from orchestrator.cluster import own, template
 from orchestrator.cluster.machines import machines
 from orchestrator.cluster.token import ensure_token
 from orchestrator.cluster.view import Machine, local_view, ready_view
@@ -138,9 +138,12 @@ def _local() -> Iterator[ClusterView]:
                 _temp_dir=str(folder),
                 _node_ip_address="127.0.0.1",
             )
+        if not view.nodes[0].gpus:  # what a process has of a GPU does not live on in a copy of it
+            template.open_templates(folder)
         yield view
     finally:
-        own.end()
+        own.end(template.copies())
+        template.close_templates()
         shutil.rmtree(folder, ignore_errors=True)
 
 

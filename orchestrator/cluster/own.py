@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.presence import Process, descendants, process_of
@@ -32,13 +32,16 @@ def deaf_to_sigterm() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end() -> None:
-    """`ray.shutdown`, without the second that it waits for each of its processes to hear a SIGTERM."""
+def end(copies: Sequence[Process]) -> None:
+    """`ray.shutdown`, without the second that it waits for each of its processes to hear a SIGTERM.
+
+    `copies` are its workers that are no children of its raylet.
+    """
     import ray
     from ray._private import worker
 
     node = worker._global_node
-    started: list[Process] = []
+    started: list[Process] = [*copies]
     if node is not None:
         kill = node.kill_all_processes
 

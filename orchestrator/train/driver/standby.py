@@ -11,9 +11,12 @@ from typing import Literal
 from orchestrator.attempts import Attempt
 from orchestrator.cluster.standby import stand_by
 from orchestrator.job import JobSpec
+from orchestrator.job_train import Workers
+from orchestrator.plan import Plan
 from orchestrator.train.driver.elastic import Pace
 from orchestrator.train.driver.room import pace_of, places_of, scratch_of
 
+_WORKER_IMPORTS = "ray.train.torch,orchestrator.train.worker"
 _LOOK_EVERY_S = 2.0
 _SETTLE_S = 8.0
 """After an attempt's first steps: what starts now takes processor time from what trains."""
@@ -21,6 +24,15 @@ _LEAST_LEFT_S = 60.0
 
 Role = Literal["worker", "controller"]
 Ask = Callable[..., None]
+
+
+def worker_imports(plan: Plan, workers: Workers) -> str:
+    """What workers have imported before they are given work.
+
+    DeepSpeed asks for GPUs when it is imported: not before the worker has been given its own.
+    """
+    deepspeed = plan.zero_stage > 0 and not workers.gpus
+    return _WORKER_IMPORTS + (",orchestrator.train.engine.deepspeed_preload" if deepspeed else "")
 
 
 def note_environment(run: Path, role: Role, environment: str) -> None:

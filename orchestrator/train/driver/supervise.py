@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.attempts import Attempt
 from orchestrator.checkpoint.reader import newest_checkpoint
+from orchestrator.cluster import template
 from orchestrator.cluster.standby import this_machine
 from orchestrator.errors import Interrupted, Stopped
 from orchestrator.job import JobSpec
@@ -24,7 +25,7 @@ from orchestrator.track.goodput import read_ledger
 from orchestrator.track.launched import launched_by
 from orchestrator.track.progress import say
 from orchestrator.train.driver.room import Watch, watching_cluster
-from orchestrator.train.driver.standby import standing_by
+from orchestrator.train.driver.standby import standing_by, worker_imports
 from orchestrator.train.driver.waiting import Room
 
 _STOP_LIMIT_S = 60.0
@@ -38,6 +39,7 @@ def supervise(plan: Plan, attempt: Attempt, job: JobSpec, *, watch: Watch, room:
         Stopped: a signal came.
         Exception: whatever has ended them.
     """
+    template.begin(worker_imports(plan, job.training.workers))  # beside our own imports
     from orchestrator.train.driver.under_ray import run_group
 
     ended = threading.Event()

@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,22 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from orchestrator.attempts import Attempt
-from orchestrator.cluster import preload
+from orchestrator.cluster import template
 from orchestrator.cluster.interface import meet_in_cluster
 from orchestrator.cluster.standby import environment_of_this_process
 from orchestrator.job_train import Workers
 from orchestrator.plan import Plan
 from orchestrator.train.driver.room import note_place, scratch_of
-from orchestrator.train.driver.standby import note_environment
+from orchestrator.train.driver.standby import note_environment, worker_imports
 from orchestrator.train.driver.waiting import Room
 from orchestrator.train.signals import listen
 
 _NODE_LABEL = "ray.io/node-id"
-_WORKER_IMPORTS = "ray.train.torch,orchestrator.train.worker"
 _CONTROLLER_IMPORTS = f"ray.train.v2._internal.execution.controller,{__name__}"
 
 
@@ -47,9 +47,7 @@ def run_group(plan: Plan, attempt: Attempt, *, workers: Workers, room: Room) -> 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     scratch = scratch_of(attempt.run)
     shutil.rmtree(scratch, ignore_errors=True)  # Ray Train would go on from what a killed driver has left
-    # The controller's environment is what Ray Train takes from ours; a worker's is that, with what it is given.
-    ENV_VARS_TO_PROPAGATE.add(preload.VARIABLE)
-    os.environ[preload.VARIABLE] = _CONTROLLER_IMPORTS
+    imports = worker_imports(plan, workers)
     name, avoid = f"{attempt.run.name}-{attempt.number}", room.avoid
     trainer = _Trainer(
         _worker_main,
@@ -64,7 +62,7 @@ def run_group(plan: Plan, attempt: Attempt, *, workers: Workers, room: Room) -> 
         run_config=RunConfig(
             name=name,
             storage_path=str(scratch),
-            worker_runtime_env={"env_vars": {preload.VARIABLE: _worker_imports(plan, workers)}},
+            worker_runtime_env=template.environment(imports, template=imports),
             # What follows a failure is decided by us, and each new worker group is an attempt of its own.
             failure_config=FailureConfig(
                 max_failures=0,
@@ -74,6 +72,7 @@ def run_group(plan: Plan, attempt: Attempt, *, workers: Workers, room: Room) -> 
         ),
     )
     trainer.grows = not room.own
+    trainer.environment = template.environment(_CONTROLLER_IMPORTS, template=imports)
     try:
         trainer.fit()
     finally:
@@ -90,6 +89,8 @@ class _Trainer(TorchTrainer):  # its methods of Ray Train's second version, whic
 
     grows = True
     """Whether machines can come."""
+    environment: Mapping[str, Any] = {}
+    """The controller's."""
 
     def _create_default_callbacks(self) -> list[Any]:
         needless = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -99,7 +100,12 @@ class _Trainer(TorchTrainer):  # its methods of Ray Train's second version, whic
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         if not self.grows:
             parts["scaling_policy"] = _Fixed(self.scaling_config)  # type: ignore[arg-type]
-        return super()._initialize_and_run_controller(**parts)  # type: ignore[misc]
+        given = {**self.environment["env_vars"], **get_env_vars_to_propagate()}
+        here = {_NODE_LABEL: ray.get_runtime_context().get_node_id()}
+        started = ray.remote(num_cpus=0, label_selector=here, runtime_env={**self.environment, "env_vars": given})
+        controller: Any = started(TrainController).remote(**parts)
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
 
 
 class _Fixed(FixedScalingPolicy):
@@ -118,12 +124,6 @@ def _give_back(name: str) -> None:
         for found in ray.util.placement_group_table().values():
             if found["name"] == name and found["state"] != "REMOVED":
                 ray.util.remove_placement_group(ray.util.get_placement_group(name))
-
-
-def _worker_imports(plan: Plan, workers: Workers) -> str:
-    """DeepSpeed asks for GPUs when it is imported: not before the worker has been given its own."""
-    deepspeed = plan.zero_stage > 0 and not workers.gpus
-    return _WORKER_IMPORTS + (",orchestrator.train.engine.deepspeed_preload" if deepspeed else "")
 
 
 class _ListeningBackend(TorchConfig().backend_cls):  # type: ignore[misc]
