@@ -5,8 +5,9 @@
 The Llama of C11 (30M parameters) trains in bf16 on one thread and saves every so many seconds. `first`: no service runs
 yet; from the moment at which it is asked for until its first token. `handoff`: a service runs and a new checkpoint
 stands; from its marker (of the peer: from `latest`, the last file that DeepSpeed writes) until the first token of the
-new version, asked for every 20 ms. Meanwhile two streams are under way: how many failed, the longest wait for a first
-token, and the longest time between two tokens, beside the same before the checkpoint came.
+new version, asked for every 20 ms. Ours has a marker for the weights before the one for all: `weights` is the time from
+that one, and the hand-off may be done when the second comes (0 s then). Meanwhile two streams are under way: how many
+failed, the longest wait for a first token, and the longest time between two tokens, beside the same before.
 
 Ours: `slipway serve RUN --follow --detach`. The peer: DeepSpeed's ZeRO 2 trains; its `zero_to_fp32`, `from_pretrained`
 in a deployment, and `serve.run` over the one that runs. Its driver has Ray and Serve imported before its time begins,
@@ -25,19 +26,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import handoff_peer
 from decode import SHAPE
 from handoff_clients import LIMIT_S, Service, longest_ms, streaming
-from handoff_training import LOOK_EVERY_S, training, wait
+from handoff_training import LOOK_EVERY_S, Saved, committed, training, wait
 from loader import publish
 from training import machine
 
 from orchestrator.checkpoint.layout import step_of
-from orchestrator.serve.rollout.follow import newest_step
+from orchestrator.checkpoint.reader import newest_weights
 
 ROOT = Path(__file__).parents[1]
 ROWS = ["ours", "peer"]
@@ -77,34 +79,36 @@ def handoffs(
     service: Service,
     options: argparse.Namespace,
     *,
-    next_checkpoint: Callable[[], float],
+    next_checkpoint: Callable[[], Saved],
     bring: Callable[[], object],
-    blackout_ms: Callable[[], int | None],
+    blackout_ms: Callable[[str], int | None],
 ) -> dict[str, Any]:
     """What clients have of some versions that follow each other.
 
     Args:
         service: which answers already.
         options: of the benchmark.
-        next_checkpoint: waits for one, and tells the moment at which it stood.
+        next_checkpoint: waits until the weights of one can be had.
         bring: what an operator does then; returns when that is done.
-        blackout_ms: what the service says of the last swap.
+        blackout_ms: what the service says of the swap to a version.
     """
     rows = []
     with streaming(service, STREAMS) as streams:
         version, quiet_at = service.wait_for(other_than=None)
         for _ in range(options.swaps):
-            committed_at = next_checkpoint()
+            saved = next_checkpoint()
             bring()
             version, came_at = service.wait_for(other_than=version)
+            committed_at = saved.committed_at()
             time.sleep(SETTLE_S)
             settled_at = time.monotonic()
             row = {
-                "handoff_s": came_at - committed_at,
-                "wait_ms": longest_ms(streams.waits, committed_at, settled_at),
-                "gap_ms": longest_ms(streams.gaps, committed_at, settled_at),
-                "usual_gap_ms": longest_ms(streams.gaps, quiet_at, committed_at),
-                "blackout_ms": blackout_ms(),
+                "handoff_s": max(0.0, came_at - committed_at),
+                "weights_s": came_at - saved.weights_at,
+                "wait_ms": longest_ms(streams.waits, saved.weights_at, settled_at),
+                "gap_ms": longest_ms(streams.gaps, saved.weights_at, settled_at),
+                "usual_gap_ms": longest_ms(streams.gaps, quiet_at, saved.weights_at),
+                "blackout_ms": blackout_ms(version),
             }
             rows.append(row)
             quiet_at = settled_at
@@ -117,13 +121,15 @@ def run_ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     (folder / "job.yaml").write_text(json.dumps(job(options)), encoding="utf-8")
     store = folder / "store"
-    with training(
-        [*SLIPWAY, "run", str(folder / "job.yaml"), "--store", str(store), "--until", "train"], folder
-    ) as run:
+    train = [*SLIPWAY, "run", str(folder / "job.yaml"), "--store", str(store), "--until", "train"]
+    with ThreadPoolExecutor(1) as pool, training(train, folder) as run:
 
-        def newest(than: int) -> tuple[Path, int] | None:
-            found = ((path, newest_step(path)) for path in (store / "runs").glob(f"{NAME}-*"))
+        def newest(than: int, find: Callable[[Path], Path | None] = committed) -> tuple[Path, int] | None:
+            found = ((path, step_of(newest.name)) for path in of_run() if (newest := find(path)) is not None)
             return next(((path, step) for path, step in found if step is not None and step > than), None)
+
+        def of_run() -> Iterator[Path]:
+            return (store / "runs").glob(f"{NAME}-*")
 
         path, step = wait(lambda: newest(0), run, folder / "train.log")
         began = time.monotonic()
@@ -132,15 +138,27 @@ def run_ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         try:
             service = Service(f"http://127.0.0.1:{options.port}/v1/completions", NAME)
             first_s = service.wait_for(other_than=None)[1] - began
-            step = newest_step(path) or step
+            history = records.history_path(options.port)
 
-            def next_checkpoint() -> float:
+            def caught_up() -> int | None:
+                served = step_of(Path(last_line(history)["export"]).name) or 0
+                return None if newest(served, newest_weights) else served
+
+            step = wait(caught_up, run, folder / "train.log")
+
+            def next_checkpoint() -> Saved:
                 nonlocal step
-                _, step = wait(lambda: newest(step), run, folder / "train.log")
+                before = step
+                _, step = wait(lambda: newest(before, newest_weights), run, folder / "train.log")
+                weights_at = time.monotonic()
+                return Saved(weights_at, pool.submit(stood).result)
+
+            def stood() -> float:
+                wait(lambda: newest(step - 1), run, folder / "train.log")
                 return time.monotonic()
 
-            def blackout_ms() -> int | None:
-                told = promoted(records.history_path(options.port), step)
+            def blackout_ms(version: str) -> int | None:
+                told = promoted(history, version, step)
                 return int(found[1]) if (found := _BLACKOUT.search(told)) else None
 
             found = handoffs(
@@ -151,19 +169,27 @@ def run_ours(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {"first_s": first_s, **found}
 
 
-def promoted(history: Path, step: int) -> str:
-    """What a service says of the promotion of a step's export; it writes that a moment after the first token.
+def promoted(history: Path, version: str, step: int) -> str:
+    """What a service says of the promotion of a version; it writes that a moment after the first token.
 
     Raises:
-        RuntimeError: another version was promoted.
+        RuntimeError: it is of another step.
     """
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
-        lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-        if lines[-1]["event"] == "promoted" and step_of(Path(lines[-1]["export"]).name) == step:
-            return str(lines[-1]["reason"])
+        last = last_line(history)
+        if (last["event"], last["version"]) == ("promoted", version):
+            break
         time.sleep(LOOK_EVERY_S)
-    raise RuntimeError(f"step {step} was not promoted: {lines[-1]}; give a larger --every-s")
+    if step_of(Path(last["export"]).name) != step:
+        raise RuntimeError(f"{version} is not step {step}: {last}; give a larger --every-s")
+    return str(last["reason"])
+
+
+def last_line(history: Path) -> dict[str, Any]:
+    """What has become of a service's versions at last."""
+    line: dict[str, Any] = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
+    return line
 
 
 def run_peer(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -184,10 +210,11 @@ def run_peer(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             found = handoff_peer.newest(checkpoints)
             return None if found == tag else found
 
-        def next_checkpoint() -> float:
+        def next_checkpoint() -> Saved:
             nonlocal tag
             tag = wait(other, run, folder / "train.log")
-            return time.monotonic()
+            stood_at = time.monotonic()
+            return Saved(stood_at, lambda: stood_at)
 
         began = time.monotonic()
         ray.init(num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -196,7 +223,7 @@ def run_peer(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         service = Service(f"http://127.0.0.1:{options.port}/", NAME)
         first_s = service.wait_for(other_than=None)[1] - began
         tag = handoff_peer.newest(checkpoints) or tag
-        found = handoffs(service, options, next_checkpoint=next_checkpoint, bring=bring, blackout_ms=lambda: None)
+        found = handoffs(service, options, next_checkpoint=next_checkpoint, bring=bring, blackout_ms=lambda _: None)
         serve.shutdown()  # type: ignore[no-untyped-call]
     return {"first_s": first_s, **found}
 
@@ -244,6 +271,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "first_s": round(statistics.median(run["first_s"] for run in runs), 2),
         "handoff_s": round(statistics.median(spans_s), 2),
         "handoff_s_spread": [round(spans_s[0], 2), round(spans_s[-1], 2)],
+        "weights_s": round(statistics.median(swap["weights_s"] for swap in swaps), 2),
         "blackout_ms": max((s["blackout_ms"] for s in swaps if s["blackout_ms"] is not None), default=None),
         "wait_ms": round(max(swap["wait_ms"] for swap in swaps)),
         "gap_ms": round(max(swap["gap_ms"] for swap in swaps)),

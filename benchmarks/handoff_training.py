@@ -8,12 +8,24 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from handoff_clients import LIMIT_S
 
+from orchestrator.checkpoint.reader import committed_steps
+
 LOOK_EVERY_S = 0.005
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint whose weights can be had."""
+
+    weights_at: float
+    committed_at: Callable[[], float]
+    """Waits until all of it stands, and tells when that was."""
 
 
 @contextlib.contextmanager
@@ -43,3 +55,8 @@ def wait(look: Callable[[], Any], process: subprocess.Popen[bytes], log: Path) -
             raise RuntimeError(f"no checkpoint came: {log.read_text(errors='replace')[-2000:]}")
         time.sleep(LOOK_EVERY_S)
     return found
+
+
+def committed(run: Path) -> Path | None:
+    """The newest checkpoint of a run, all of which stands."""
+    return next(reversed(committed_steps(run)), None)

@@ -35,9 +35,9 @@ def print_plan(document: dict[str, Any]) -> None:
 
 def _print_numbers(plan: dict[str, Any]) -> None:
     numbers = Table(title=f"plan of {plan['job']}", show_header=False, title_justify="left")
-    parameters = f"{plan['parameters']:,}" if plan["parameters"] else "known once the tokenizer is"
+    parameters = f"{plan['parameters']:,} parameters" if plan["parameters"] else "size not known"
     rows = {
-        "model": f"{parameters} parameters",
+        "model": parameters,
         "workers": f"{plan['workers']} on {plan['cluster']}",
         "a step": f"{plan['samples_per_step']} samples; each worker: {plan['accumulation']} x {plan['micro_batch']}"
         f"; ZeRO {plan['zero_stage']}",
@@ -67,7 +67,7 @@ def _memory(plan: dict[str, Any]) -> str:
         return "unknown"
     parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in memory.items() if name != "peak")
     usable = plan["usable_bytes_per_worker"]
-    of = f" of {human_bytes(usable)}" if usable else ""
+    of = f" of {human_bytes(usable)}" if usable is not None else ""
     return f"{human_bytes(memory['peak'])}{of} a worker: {parts}"
 
 
@@ -147,9 +147,13 @@ def _versions(service: dict[str, Any]) -> str:
     found = service.get("versions") or []
     if not found:
         return str(service["model"])
-    return ", ".join(
-        f"{e['model']} {e['version']}" + ("" if e["share"] in (1, None) else f" {e['share']:.0%}") for e in found
-    )
+    return ", ".join(f"{e['model']} {e['version']}{_share(e)}" for e in found)
+
+
+def _share(entry: dict[str, Any]) -> str:
+    if entry.get("shadow"):
+        return f" {entry['shadow']:.0%} in shadow"
+    return "" if entry["share"] in (1, None) else f" {entry['share']:.0%}"
 
 
 def print_rows(rows: list[dict[str, Any]], leave_out: tuple[str, ...] = ()) -> None:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from orchestrator.cli_common import DEFAULT_STORE, AsJson, StoreDir, print_document, store_at
 from orchestrator.errors import JobError, ServeError
-from orchestrator.job import Serve
+from orchestrator.job import Canary, Serve
+from orchestrator.job_section import span_s
 
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="The job's by default.")]
+Host = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Where it listens; 127.0.0.1 by default. Others need a key.")
+]
+Share = Annotated[
+    str | None, typer.Option(metavar="5%", help="Of a rollout: the share of requests that it gets first.")
+]
+Span = Annotated[
+    str | None, typer.Option("--for", metavar="2m", help="How long a canary or shadow is watched; 2m by default.")
+]
+Shadow = Annotated[
+    bool, typer.Option("--shadow", help="Of a rollout: it gets copies of 5 %, or of --canary, and nobody its answers.")
+]
+Engine = Annotated[
+    str | None, typer.Option(metavar="NAME", help="slipway, or vllm where it is installed; the job's by default.")
+]
 Dashboard = Annotated[str | None, typer.Option(metavar="URL", help="Of --status and --stop: a cluster's dashboard.")]
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def serve(
@@ -25,16 +39,12 @@ def serve(
     store: StoreDir = DEFAULT_STORE,
     as_json: AsJson = False,
     port: Port = None,
-    host: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Where it listens; 127.0.0.1 by default. Others need a key.")
-    ] = None,
+    host: Host = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the service is ready; it lives on.")] = False,
-    canary: Annotated[
-        str | None, typer.Option(metavar="5%", help="Of a rollout: the share of requests that it gets first.")
-    ] = None,
-    for_: Annotated[
-        str | None, typer.Option("--for", metavar="2m", help="Of --canary: how long it is watched; 2m by default.")
-    ] = None,
+    canary: Share = None,
+    for_: Span = None,
+    shadow: Shadow = False,
+    engine: Engine = None,
     follow: Annotated[bool, typer.Option("--follow", help="Bring newer checkpoints of the run as they come.")] = False,
     status: Annotated[bool, typer.Option("--status", help="List the detached services of this machine.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the detached services, or the one on --port.")] = False,
@@ -56,15 +66,13 @@ def serve(
         )
     if run_name is None:
         raise JobError("serve needs a RUN", fix="`slipway runs` lists them; --status and --stop need none")
-    share = None if canary is None else parse_share(canary)
-    for_s = None if for_ is None else parse_span(for_)
-    if for_s is not None and share is None:
-        raise JobError("--for says how long a canary is watched, and there is none", fix="add --canary 5%")
+    tried = _canary(canary, for_, shadow=shadow)
     from orchestrator.serve.host.target import find_export, followed_run
 
     where = store_at(store)
     run = followed_run(where, run_name) if follow else None
     export, settings, name = find_export(where, run_name)
+    settings = _with_engine(settings, engine)
     port = port or settings.port
     if control.is_listening(port):
         if host is not None:
@@ -72,11 +80,58 @@ def serve(
                 f"a service of ours runs on port {port}, and listens where it was told when it was started",
                 fix="leave --host out to bring this run to it, or stop it first",
             )
-        request = {"export": str(export), "model": name, "settings": settings.model_dump(mode="json")}
-        more = {"canary": share, "for_s": for_s, "follow": None if run is None else str(run)}
-        _command(port, {"command": "rollout", **request, **more}, as_json)
+        _bring(export, settings, name, port=port, tried=tried, follow=run, as_json=as_json)
         return
+    if tried is not None:
+        raise JobError(
+            f"--canary and --shadow try a version beside one that is served, and nothing of ours runs on port {port}",
+            fix="leave them out to start a service, or say with --port where it runs",
+        )
     _start(export, settings, name, port=port, host=host, follow=run, detach=detach, as_json=as_json)
+
+
+def _canary(share: str | None, for_: str | None, *, shadow: bool) -> Canary | None:
+    """What the options say of how a version is tried out; None: nothing."""
+    if share is None and not shadow:
+        if for_ is not None:
+            raise JobError("--for says how long a version is watched, and none is", fix="add --canary 5% or --shadow")
+        return None
+    given: dict[str, Any] = {} if share is None else {"share": parse_share(share)}
+    return Canary(**given, **({} if for_ is None else {"for": parse_span(for_)}), shadow=shadow)
+
+
+def _with_engine(settings: Serve, engine: str | None) -> Serve:
+    """The job's settings with another engine, which must be there; None: with the job's."""
+    from orchestrator.serve.engine.installed import require_vllm
+
+    try:
+        settings = Serve.model_validate({**settings.model_dump(), "engine": engine or settings.engine})
+    except ValidationError as error:
+        raise JobError(f"--engine {engine}: {error.errors()[0]['msg']}", fix="slipway, or vllm") from None
+    if settings.engine == "vllm":
+        require_vllm()
+    return settings
+
+
+def _bring(
+    export: Path,
+    settings: Serve,
+    name: str,
+    *,
+    port: int,
+    tried: Canary | None,
+    follow: Path | None,
+    as_json: bool,
+) -> None:
+    """A version for the service that runs; `tried`: how it is tried out, if not as its job says."""
+    request = {
+        "export": str(export),
+        "model": name,
+        "settings": settings.model_dump(mode="json"),
+        "canary": None if tried is None else tried.model_dump(mode="json"),
+        "follow": None if follow is None else str(follow),
+    }
+    _command(port, {"command": "rollout", **request}, as_json)
 
 
 def _listed(port: int | None, address: str | None, *, stop: bool) -> list[dict[str, Any]]:
@@ -189,7 +244,7 @@ def parse_span(text: str) -> float:
     Raises:
         JobError: it is none.
     """
-    found = _SPAN.fullmatch(text.strip())
-    if found is None or float(found[1]) <= 0.0:
-        raise JobError(f"--for {text} is no span of time", fix="such as 90s, 2m or 1h")
-    return float(found[1]) * _UNIT_S[found[2]]
+    try:
+        return float(span_s(text))
+    except ValueError:
+        raise JobError(f"--for {text} is no span of time", fix="such as 90s, 2m or 1h") from None

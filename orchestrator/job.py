@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from orchestrator.errors import JobError
 from orchestrator.job_data import Data
 from orchestrator.job_model import Model
-from orchestrator.job_section import NotNegative, Positive, Section
+from orchestrator.job_section import NotNegative, Positive, Section, SpanS
 from orchestrator.job_train import Objective, Train, Workers
 
 __all__ = ["JobSpec", "Model", "Train", "Workers"]
@@ -53,6 +53,17 @@ class Price(Section):
     completion_per_million: Annotated[float, Field(ge=0.0, lt=1e6)]
 
 
+class Canary(Section):
+    """How a version of a model that is served already is tried out; without it, it takes over once it is warm."""
+
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
+    """Of the requests, those that it gets first, or gets a copy of."""
+    for_s: SpanS = Field(120.0, alias="for")
+    """Seconds, or a text such as 2m: how long it is watched before it takes over."""
+    shadow: bool = False
+    """Whether it gets copies of requests, and its answers are thrown away."""
+
+
 class Serve(Section):
     """The service."""
 
@@ -73,6 +84,10 @@ class Serve(Section):
     """Keep matrices in 8 bits beside bf16: faster where memory is slow, at some loss."""
     standby: bool = True
     """Have a process wait on each machine that serves, imports done: the next replica or gateway starts sooner."""
+    engine: Literal["slipway", "vllm"] = "slipway"
+    """What makes a decoder's tokens; vllm: vLLM, where you have installed it."""
+    canary: Canary | None = None
+    """How `slipway serve`, on a service that runs, and `--follow` bring another version; null: at once."""
     gate: str | None = None
     """What a version must fulfil to replace another: `validation_loss <= current + 0.01`, several joined by `and`."""
     accounts: str | None = None
@@ -82,7 +97,13 @@ class Serve(Section):
     store_prompts: bool = False
     """Keep prompts and answers, without personal data, so that feedback with consent can become training data."""
     probe_prompts: list[Annotated[str, Field(min_length=1)]] = ["The "]
-    """Prompts that `run` asks the fresh service, to show that it answers."""
+    """Texts that `run` asks the fresh service to go on with, to classify or to embed, to show that it answers."""
+
+    @model_validator(mode="after")
+    def _suits_the_engine(self) -> Serve:
+        if self.engine == "vllm" and self.int8:
+            raise ValueError("serve.int8 goes with serve.engine slipway, not with vllm")
+        return self
 
 
 class WandB(Section):
@@ -137,6 +158,8 @@ class JobSpec(Section):
         rows, tokens = self.model.vocab_size, self.data.tokenizer.vocab_size
         if rows is not None and self.data.tokenizer.train and rows < tokens:
             raise ValueError(f"model.vocab_size {rows} is below data.tokenizer.vocab_size {tokens}: it does not fit")
+        if self.serve.engine == "vllm" and self.model.kind != "gpt":
+            raise ValueError(f"serve.engine vllm goes with model.kind gpt, not with {self.model.kind}")
         if self.train is not None:
             self._training_fits(self.train)
         return self

@@ -59,11 +59,6 @@ class Model(Section):
         """The network's family; of kinds gpt and bert."""
         return "bert" if self.kind == "bert" else self.form
 
-    @property
-    def is_served(self) -> bool:
-        """Whether the service takes this kind; encoders end with their export."""
-        return self.kind != "bert"
-
     def config(self, vocab_size: int) -> ModelConfig:
         """The network's configuration for a tokenizer of `vocab_size`.
 

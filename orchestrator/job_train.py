@@ -281,8 +281,7 @@ class Train(Section):
     masking: Masking = Masking()
     preference: Preference = Preference()
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """Decay of a moving average of the weights, which is what is evaluated and exported; null: none. ZeRO stage 0
-    only."""
+    """Decay of a moving average of the weights, which is what is evaluated and exported; null: none."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     zero: Zero = Zero()
     engine: Literal["auto", "deepspeed", "torch"] = "auto"

@@ -96,15 +96,14 @@ def refuse_early(job: JobSpec, store: Store, session: Session, until: Stage) -> 
         from orchestrator.export.module import make_module
 
         make_module(job.model, seed=job.training.seed)
-    if until == "serve" and not job.model.is_served:
-        raise JobError(
-            f"the job {job.name} trains model.kind {job.model.kind}; what is served is gpt and custom",
-            fix="add --until export",
-        )
     if until == "serve" and session.address is None:
         from orchestrator.serve.host.processes import check_port
 
         check_port(job.serve.port)
+        if job.serve.engine == "vllm":
+            from orchestrator.serve.engine.installed import require_vllm
+
+            require_vllm()
 
 
 def prepare_stage(job: JobSpec, store: Store, session: Session, outcome: Outcome) -> Dataset:
@@ -153,11 +152,10 @@ def lay_out_run(job: JobSpec, store: Store, session: Session, dataset: Dataset) 
     origin = origin_of_job(job, store)
     identity = run_hash(job, dataset.hash, origin=origin.identity if origin else None)
     folder = store.run(job.name, identity)
-    if (folder / "job.yaml").exists():
-        return
-    plan = make_plan(job, session.view(), vocab_size=dataset.vocab_size)
-    began = (origin.folder, origin.identity) if origin else None
-    create_run(folder, job=job, plan=plan, dataset=dataset.path, identity=identity, origin=began)
+    if not (folder / "job.yaml").exists():
+        plan = make_plan(job, session.view(), vocab_size=dataset.vocab_size)
+        began = (origin.folder, origin.identity) if origin else None
+        create_run(folder, job=job, plan=plan, dataset=dataset.path, identity=identity, origin=began)
     say(f"to train without Ray:  python -m orchestrator.train.worker --run {folder}")
 
 
@@ -207,19 +205,18 @@ def serve_stage(
     outcome: Outcome,
     while_serving: Callable[[Service, Outcome], None],
 ) -> None:
-    """An export to a service that has proven it and answered the job's prompts."""
+    """An export to a service that has proven it and answered requests of the kind that it is for."""
     from orchestrator.serve.accounts.issuing import own_key
-    from orchestrator.serve.deployment.deploy import ask, deploy
+    from orchestrator.serve.deployment.deploy import deploy
+    from orchestrator.serve.deployment.showing import show
 
     say_state(state="serving", stage="serve")
     session.connect()
     service = deploy(export, settings=job.serve, model_name=job.name, port=job.serve.port)
     try:
-        # Not greedy: a small model left to its favourite token says little else. The seed keeps it repeatable.
-        if job.model.kind == "gpt":  # of others `deploy` has had the probe predicted
-            most, seed, prompts = _sample_tokens(job), job.training.seed, job.serve.probe_prompts
-            with own_key(job.serve.accounts, name="slipway run") as key:
-                outcome.samples = ask(service, prompts, max_tokens=most, temperature=0.7, seed=seed, api_key=key)
+        most, seed, texts = _sample_tokens(job), job.training.seed, job.serve.probe_prompts
+        with own_key(job.serve.accounts, name="slipway run") as key:
+            outcome.samples = show(service, texts, api_key=key, max_tokens=most, seed=seed)
         outcome.stages["serve"] = "done"
         while_serving(service, outcome)
     finally:

@@ -53,6 +53,8 @@ def read_run(run: Path) -> tuple[JobSpec, Path]:
     Raises:
         StoreError: the folder is no run.
     """
+    if not (run / "job.yaml").is_file():
+        raise StoreError(f"{run} is no run: it has no job.yaml", fix="give the folder that `slipway prepare JOB` names")
     return load_job(run / "job.yaml"), dataset_of(run)
 
 
@@ -105,7 +107,8 @@ def _described(run: Path) -> dict[str, Any]:
         description["dataset"]
         return description
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{run} is not the folder of a run: {error}", fix="`slipway runs` lists them") from None
+        why = f"it has no {_DESCRIPTION}" if isinstance(error, FileNotFoundError) else error
+        raise StoreError(f"{run} is not the folder of a run: {why}", fix="`slipway runs` lists them") from None
 
 
 def request_stop(run: Path) -> None:

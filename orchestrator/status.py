@@ -240,4 +240,4 @@ def _unknown(job: JobSpec, reason: str) -> Standing:
 
 
 def _served(job: JobSpec) -> list[Stage]:
-    return ["serve"] if job.train is not None and job.model.is_served else []
+    return ["serve"] if job.train is not None else []

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ _HASH_BLOCK_BYTES = 1 << 20
 _ROW_KEYS = {"path", "bytes", "sha256"}
 _NEARLY_FULL_BYTES = 1 << 20
 _REMOVAL_TRIES = 40
+_NAMED = 12
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,14 @@ class Store:
         if len(matches) == 1:
             return (parent / matches[0]).resolve()
         found = (
-            f"{len(matches)} begin so: {', '.join(matches)}"
-            if matches
-            else f"the store has: {', '.join(names) or 'none'}"
+            f"{len(matches)} begin so: {_first(matches)}" if matches else f"the store has: {_first(names) or 'none'}"
         )
         raise StoreError(f"there is no {what} {asked!r} in {self.root}; {found}", fix=fix)
+
+
+def _first(names: list[str]) -> str:
+    """Some of what may be thousands."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def is_committed(folder: Path) -> bool:
@@ -128,8 +132,10 @@ def _are_rows(files: Any) -> bool:
     return isinstance(files, list) and all(isinstance(row, dict) and row.keys() >= _ROW_KEYS for row in files)
 
 
-def verify_folder(folder: Path, error: type[SlipwayError] = StoreError, *, deep: bool = True) -> dict[str, Any]:
-    """Check size and (deep) SHA-256 of every file that the manifest names; returns the manifest.
+def verify_folder(
+    folder: Path, error: type[SlipwayError] = StoreError, *, deep: bool | Collection[str] = True
+) -> dict[str, Any]:
+    """Check the size of every file that the manifest names, and the SHA-256 of all or of some; returns the manifest.
 
     Raises:
         error: names the first file that is absent or differs.
@@ -137,6 +143,7 @@ def verify_folder(folder: Path, error: type[SlipwayError] = StoreError, *, deep:
     manifest = read_manifest(folder, error)
     for entry in manifest["files"]:
         path = folder / entry["path"]
+        is_hashed = deep if isinstance(deep, bool) else entry["path"] in deep
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:
             found = "is absent" if size is None else f"has {size} bytes"
@@ -144,7 +151,7 @@ def verify_folder(folder: Path, error: type[SlipwayError] = StoreError, *, deep:
                 f"{path} {found}, the manifest says {entry['bytes']} bytes",
                 fix=f"delete {folder} and make it again",
             )
-        if deep and (digest := sha256_file(path)) != entry["sha256"]:
+        if is_hashed and (digest := sha256_file(path)) != entry["sha256"]:
             raise error(
                 f"{path} was altered: its SHA-256 is {digest[:16]}..., the manifest says {entry['sha256'][:16]}...",
                 fix=f"delete {folder} and make it again",

@@ -16,12 +16,15 @@ from typing import Any
 
 import httpx
 import psutil
-from export_fixtures import FACTS, LM, tiny_dataset, tiny_probe
+import torch
+from export_fixtures import FACTS, LM, TINY, tiny_dataset, tiny_model, tiny_probe
 from harness import free_port
 from safetensors.torch import save_file
 
+from model.config import ModelConfig
 from model.families import Network
 from orchestrator.export.folder import logits_of
+from orchestrator.export.prove import load_proven
 from orchestrator.export.write import write_export
 from orchestrator.job import Serve
 from orchestrator.serve.host import control, detached, records
@@ -58,6 +61,22 @@ def export_of(root: Path, model: Network) -> Path:
         commit(tmp, checkpoint, {"format": 1, "step": 20, "precision": "fp32"})
     into = root / "export" / "step-00000020"
     return write_export(checkpoint=checkpoint, dataset=tiny_dataset(root / "dataset"), into=into, facts=FACTS)
+
+
+def slow_export(root: Path) -> Path:
+    """It computes what was trained, and takes its time."""
+    large = ModelConfig(**{**TINY.to_dict(), "width": 1024, "layers": 10, "hidden": 4096, "heads": 8, "kv_heads": 8})
+    return export_of(root, tiny_model(large))
+
+
+def erring_export(root: Path, good: Path) -> Path:
+    """It computes what was trained on its probe, and no number for a token that the clients use; `good` is another."""
+    model = tiny_model(ModelConfig(**{**TINY.to_dict(), "tie_embeddings": False}))
+    bad = load_proven(good).tokenizer.encode(PROMPT).ids[0]
+    assert bad not in tiny_probe(TINY)["input_ids"]
+    with torch.no_grad():
+        model.get_parameter("embed.weight")[bad] = float("nan")
+    return export_of(root, model)
 
 
 @dataclass(frozen=True)

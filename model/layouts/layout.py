@@ -62,10 +62,12 @@ def require_keys(data: Settings, keys: Mapping[str, str]) -> dict[str, Any]:
     """Settings under our names, for keys (ours to theirs) that have no default.
 
     Raises:
-        ValueError: names those that are missing.
+        ValueError: names those that are missing, or are no size.
     """
     if missing := [theirs for theirs in keys.values() if theirs not in data]:
         raise ValueError(f"{', '.join(missing)} missing from config.json")
+    if wrong := [theirs for theirs in keys.values() if type(data[theirs]) is not int or data[theirs] < 1]:
+        raise ValueError(f"{wrong[0]} {data[wrong[0]]!r} is not supported; only a whole number from 1 is")
     return {ours: data[theirs] for ours, theirs in keys.items()}
 
 

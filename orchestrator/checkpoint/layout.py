@@ -15,6 +15,9 @@ MODEL_CONFIG = "model.json"
 PROBE = "probe.safetensors"
 PROGRESS = "progress.json"
 STATE_FOLDER = "zero"
+JOB = "job.yaml"
+EXPORTED = (WEIGHTS, MODEL_CONFIG, PROBE, PROGRESS, JOB)
+"""All that an export and an evaluation read of a checkpoint: written first, and readable before the rest is durable."""
 _STEP = re.compile(r"step-(\d{8})")
 
 
@@ -47,6 +50,11 @@ class Progress(BaseModel):
 def checkpoints_folder(run: Path) -> Path:
     """Where the checkpoints of a run stand."""
     return run / "checkpoints"
+
+
+def weights_folder(run: Path) -> Path:
+    """Where the weights of a checkpoint stand that is still being written; gone once it is."""
+    return run / "weights"
 
 
 def step_folder(parent: Path, step: int) -> Path:

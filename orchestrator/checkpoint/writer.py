@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.attempts import Attempt
-from orchestrator.checkpoint.layout import checkpoints_folder, step_folder, step_of, to_delete
-from orchestrator.store import as_disk_error, commit, delete_committed, file_entries, is_committed, new_tmp, sweep
+from orchestrator.attempts import Attempt, FencedError
+from orchestrator.checkpoint.layout import checkpoints_folder, step_folder, step_of, to_delete, weights_folder
+from orchestrator.store import (
+    as_disk_error,
+    commit,
+    delete_committed,
+    file_entries,
+    fsync,
+    is_committed,
+    new_tmp,
+    read_manifest,
+    sweep,
+    writing,
+)
 
 
 class Group(Protocol):
@@ -45,13 +57,15 @@ class Retention:
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint is made of."""
+    """What a checkpoint is made of. The weights come first, so that an export need not wait for the rest."""
 
     manifest: dict[str, Any]
+    share: Callable[[Path], None]
+    """Writes what this rank has of the weights into a folder that goes again."""
+    weigh: Callable[[Path, Path], None]
+    """Makes `layout.EXPORTED` of the folder of all ranks' shares, in another one: on rank 0, once the shares stand."""
     fill: Callable[[Path], None]
-    """Writes this rank's files into a folder."""
-    complete: Callable[[Path], None]
-    """Writes there what is made of all ranks' files: on rank 0, once they stand."""
+    """Writes this rank's other files into a folder."""
     best_step: int | None = None
     """The checkpoint that retention spares."""
 
@@ -61,12 +75,14 @@ class CheckpointWriter:
 
     def __init__(self, run: Path, *, group: Group, attempt: Attempt, retention: Retention) -> None:
         self._folder = checkpoints_folder(run)
+        self._weights = weights_folder(run)
         self._group = group
         self._attempt = attempt
         self._retention = retention
         if group.rank == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             sweep(self._folder)
+            self._forget_weights()
 
     def write(self, step: int, content: Content) -> Path:
         """Save step `step`. Collective: every rank calls it.
@@ -78,29 +94,59 @@ class CheckpointWriter:
         final = step_folder(self._folder, step)
         tmp = Path(self._group.broadcast(str(new_tmp(final))))
         try:
-            entries = self._fill(tmp, content)
+            weights = self._weigh(tmp, step, content)
+            entries = self._fill(tmp, step, content, weights)
             self._together(tmp, lambda: self._publish(tmp, final, content, entries))
         except BaseException:
             shutil.rmtree(tmp, ignore_errors=True)
             raise
+        finally:
+            with contextlib.suppress(FencedError):  # then those that stand there are the newer attempt's
+                if self._group.rank == 0:
+                    self._attempt.check()
+                    self._forget_weights()
         return final
 
-    def _fill(self, tmp: Path, content: Content) -> list[dict[str, Any]]:
-        """Every rank's files, then what is made of them, and the manifest's rows."""
-        rank, rows = self._group.rank, list[dict[str, Any]]()
+    def _weigh(self, tmp: Path, step: int, content: Content) -> list[dict[str, Any]]:
+        """Publish the weights in a folder of their own; the manifest's rows of it."""
+        shares, ready = tmp / "shares", step_folder(self._weights, step)
+        rows: list[dict[str, Any]] = []
 
         def own() -> None:
-            tmp.mkdir(parents=True, exist_ok=True)
+            shares.mkdir(parents=True, exist_ok=True)
+            content.share(shares)
+
+        def publish() -> None:
+            if self._group.rank != 0:
+                return
+            self._attempt.check()
+            with writing(ready) as aside:
+                content.weigh(shares, aside)
+                commit(aside, ready, content.manifest)
+            rows.extend(read_manifest(ready)["files"])
+            shutil.rmtree(shares)
+
+        self._together(tmp, own)
+        self._together(tmp, publish)
+        return list(self._group.broadcast(rows))
+
+    def _fill(self, tmp: Path, step: int, content: Content, weights: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Every rank's other files beside the weights; the manifest's rows of all."""
+        rank, rows = self._group.rank, list[dict[str, Any]]()
+        known = {tmp / row["path"] for row in weights}
+
+        def own() -> None:
+            for path in known if rank == 0 else ():
+                _link(step_folder(self._weights, step) / path.name, path)
             content.fill(tmp)
 
         def hashed() -> None:
-            files = sorted(p for p in tmp.rglob("*") if p.is_file())
+            files = sorted(p for p in tmp.rglob("*") if p.is_file() and p not in known)
             rows.extend(file_entries(tmp, files[rank :: self._group.num_ranks]))  # the ranks share the work
 
         self._together(tmp, own)
-        self._together(tmp, lambda: content.complete(tmp) if rank == 0 else None)
         self._together(tmp, hashed)
-        return [row for rank_rows in self._group.gather(rows) for row in rank_rows]
+        return weights + [row for rank_rows in self._group.gather(rows) for row in rank_rows]
 
     def _together(self, tmp: Path, act: Callable[[], None]) -> None:
         """Returns when all ranks have acted. One that fails tells the others, which would wait for it."""
@@ -125,3 +171,19 @@ class CheckpointWriter:
         gone = to_delete(committed, keep_last=kept.keep_last, keep_every=kept.keep_every, best_step=best_step)
         for step in gone:
             delete_committed(step_folder(self._folder, step))
+
+    def _forget_weights(self) -> None:
+        """They stand in a checkpoint, or there will be none: what was interrupted is computed again."""
+        sweep(self._weights)
+        for folder in self._weights.glob("*"):
+            with contextlib.suppress(OSError):  # NFS keeps what somebody still reads: the next save tries again
+                delete_committed(folder)
+
+
+def _link(path: Path, name: Path) -> None:
+    """The same file under another name; a copy where the file system has one name a file."""
+    try:
+        name.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, name)
+        fsync(name)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from orchestrator.cluster.async_io import missing
 from orchestrator.cluster.token import is_exposed, token_path
 from orchestrator.cluster.view import local_view
 
@@ -76,6 +77,9 @@ def _satisfies(requirement: str, found: str) -> bool:
 def _compiler(_store: Path) -> Iterator[Check]:
     found = shutil.which("g++") or shutil.which("c++")
     yield Check("compiler", True, found or "none; only needed where DeepSpeed compiles an op (offload)", "install g++")
+    lacks = missing()
+    offload = f"cannot be compiled: this machine lacks {lacks}" if lacks else "a job that asks for it can compile it"
+    yield Check("nvme offload", True, offload)
 
 
 def _deepspeed(_store: Path) -> Iterator[Check]:

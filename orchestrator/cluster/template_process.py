@@ -3,8 +3,8 @@
     python -m orchestrator.cluster.template_process STARTER LISTENER MODULES
 
 STARTER is the process that has started it, LISTENER the number of a socket that listens, whose other end is
-`template_client`. A copy has the asker's arguments, environment, folder, open files and blocked signals. The template ends
-by itself when its starter has.
+`template_client`. A copy has the asker's arguments, environment, folder, open files and blocked signals. The template
+ends by itself when its starter has.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def _read(connection: socket.socket) -> tuple[Wanted, list[int]]:
 
 def become(wanted: Wanted, files: list[int], *, set_by_imports: Mapping[str, str]) -> None:
     """Turn this copy into what was asked for, up to the first line of its script."""
+    os.setpgid(0, 0)  # a raylet kills the whole group of a worker that has died
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, wanted["blocked"])
     for standard, given in enumerate(files):

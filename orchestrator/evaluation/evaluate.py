@@ -19,6 +19,7 @@ from orchestrator.errors import JobError
 from orchestrator.evaluation.generated import generated_texts
 from orchestrator.evaluation.target import Target, find_target
 from orchestrator.job import JobSpec
+from orchestrator.job_data import Split
 from orchestrator.objectives.preference import FrozenCopy, Reference
 from orchestrator.objectives.protocol import Examples, Objective
 from orchestrator.objectives.scores.result import Scores
@@ -132,9 +133,10 @@ def _require_split(dataset: Dataset, split: str) -> None:
     there = [name for name, found in splits.items() if found["documents"]]
     if split not in there:
         what = "is empty" if split in splits else "does not exist"
+        wanted = f"data.split.{split}" if split in Split.model_fields else None
         raise JobError(
             f"the split {split!r} of {dataset.path.name} {what}; there are {', '.join(there) or 'none'}",
-            fix=f"name one of these with --split, or set data.split.{split} in the job and run it again",
+            fix="name one of these with --split" + (f", or set {wanted} in the job and run it again" if wanted else ""),
         )
 
 

@@ -15,8 +15,9 @@ from orchestrator.checkpoint import layout
 from orchestrator.checkpoint.reader import Checkpoint
 from orchestrator.data.dataset import Dataset, open_dataset
 from orchestrator.errors import JobError, StoreError
+from orchestrator.export.custom import prove_custom
 from orchestrator.export.folder import TOKENIZER, build_model, read_tensors
-from orchestrator.export.manifest import ExportManifest, read_export_manifest
+from orchestrator.export.manifest import is_custom, read_custom_manifest, read_export_manifest
 from orchestrator.export.module import load_weights, make_module
 from orchestrator.export.prove import prove_export
 from orchestrator.export.stage import chosen_checkpoint, export_at, named_run
@@ -63,6 +64,7 @@ def _of_run(store: Store, asked: str, job: JobSpec | None) -> Target:
     checkpoint = chosen_checkpoint(run)
     data = open_dataset(dataset) if job is None else open_dataset(prepared_dataset(job, store))
     model, config, head = _network(checkpoint, own)
+    _require_kind(job or own, checkpoint.path, custom=config is None)
     if job is not None and config is not None:
         _require_fit(job, data, config, (dataset / TOKENIZER).read_text(encoding="utf-8"))
     return Target(checkpoint.path, run, checkpoint.step, model, head, job or own, data)
@@ -86,8 +88,9 @@ def _network(checkpoint: Checkpoint, job: JobSpec) -> tuple[nn.Module, ModelConf
 
 
 def _of_export(store: Store, export: Path, job: JobSpec | None) -> Target:
-    manifest = read_export_manifest(export)
-    run = _run_of(store, export, manifest)
+    custom = is_custom(export)
+    manifest = read_custom_manifest(export) if custom else read_export_manifest(export)
+    run = _run_of(store, export, manifest.run)
     if job is not None:
         data = open_dataset(prepared_dataset(job, store))
     elif run is not None:
@@ -100,17 +103,30 @@ def _of_export(store: Store, export: Path, job: JobSpec | None) -> Target:
             else f"the run {manifest.run} of {export} is not in {store.root}",
             fix="name a job whose dataset is prepared: --job JOB",
         )
+    _require_kind(job, export, custom=custom)
+    if custom:
+        return Target(export, run, manifest.step, prove_custom(export).module, None, job, data)
     proven = prove_export(export)
     _require_fit(job, data, proven.config, (export / TOKENIZER).read_text(encoding="utf-8"))
-    return Target(export, run, manifest.step, proven.model, manifest.head.config, job, data)
+    return Target(export, run, manifest.step, proven.model, proven.manifest.head.config, job, data)
 
 
-def _run_of(store: Store, export: Path, manifest: ExportManifest) -> Path | None:
-    """The run that an export lies in, or that it names."""
-    if manifest.origin == "imported":
+def _run_of(store: Store, export: Path, name: str | None) -> Path | None:
+    """The run that an export lies in, or whose name it has; an import has none."""
+    if name is None:
         return None
-    candidates = (export.parent.parent, store.runs / str(manifest.run))
+    candidates = (export.parent.parent, store.runs / name)
     return next((run for run in candidates if (run / "job.yaml").is_file()), None)
+
+
+def _require_kind(job: JobSpec, weights: Path, *, custom: bool) -> None:
+    """Rows of columns and rows of tokens are read by different networks."""
+    if custom != (job.model.kind == "custom"):
+        raise JobError(
+            f"the job {job.name} is for model.kind {job.model.kind}, {weights} is "
+            + ("a network of your own" if custom else "a gpt or bert"),
+            fix="name a job of the model's own kind",
+        )
 
 
 def _require_fit(job: JobSpec, dataset: Dataset, config: ModelConfig, tokenizer: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from model.huggingface import to_hf_config, to_hf_state
 from orchestrator.export.compare import comparable, exact_difference, rounded_difference
 from orchestrator.export.folder import (
     CONFIG,
+    INDEX,
     PROBE,
     TOKENIZER,
     WEIGHTS,
@@ -28,6 +30,7 @@ from orchestrator.export.folder import (
 )
 from orchestrator.export.manifest import FORMAT
 from orchestrator.export.prove import prompt_text
+from orchestrator.store import fsync
 
 _METADATA = {"format": "pt"}
 """transformers asks for it."""
@@ -90,8 +93,11 @@ def write_contents(folder: Path, contents: Contents) -> dict[str, Any]:
         Disagreement: the files, as read back from disk, do not compute `trainer_logits`.
     """
     tensors = _write_model(folder, contents)
-    _write_tokenizer(folder, contents)
-    _write_probe(folder, contents)
+    with ThreadPoolExecutor(2) as pool:  # neither needs Python's lock, and the disk is slow
+        hashes = pool.submit(lambda: {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())})
+        pool.submit(fsync, folder / WEIGHTS)  # for `commit`, which does it again and says what fails
+        _write_tokenizer(folder, contents)
+        _write_probe(folder, contents)
     return {
         "format": FORMAT,
         "family": contents.config.family,
@@ -100,12 +106,12 @@ def write_contents(folder: Path, contents: Contents) -> dict[str, Any]:
         "eos_token": contents.tokens["eos_token"].text,
         "eos_token_id": contents.tokens["eos_token"].id,
         "tokenizer_size": contents.tokenizer_size,
-        "tensors": tensors,
+        "tensors": hashes.result(),
     }
 
 
-def _write_model(folder: Path, contents: Contents) -> dict[str, str]:
-    """config.json, generation_config.json and the weights; returns each tensor's SHA-256."""
+def _write_model(folder: Path, contents: Contents) -> dict[str, Tensor]:
+    """config.json, generation_config.json and the weights, which it returns."""
     decoder = contents.config.is_decoder
     ids = {role: token.id for role, token in contents.tokens.items()}
     config = to_hf_config(
@@ -125,7 +131,11 @@ def _write_model(folder: Path, contents: Contents) -> dict[str, str]:
     state = to_hf_state(contents.state, contents.config, contents.head)
     tensors = {name: tensor.float().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS, metadata=_METADATA)
-    return {name: tensor_sha256(tensor) for name, tensor in sorted(tensors.items())}
+    # vLLM takes each .safetensors for weights, the probe's too, where no index says which are.
+    size_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": size_bytes}, "weight_map": dict.fromkeys(sorted(tensors), WEIGHTS)}
+    (folder / INDEX).write_text(as_json(index), encoding="utf-8")
+    return tensors
 
 
 def _write_tokenizer(folder: Path, contents: Contents) -> None:

@@ -126,6 +126,7 @@ def write_custom_export(*, job: JobSpec, checkpoint: Path, into: Path, facts: Ex
                 "run": facts.run,
                 "dataset": facts.dataset,
                 "step": trained["step"],
+                "attempt": trained.get("attempt"),
                 "precision": trained["precision"],
                 "tensors": {name: tensor_sha256(tensor) for name, tensor in sorted(weights.items())},
             }

@@ -25,6 +25,7 @@ from orchestrator.export.manifest import broken, read_export_manifest
 
 __all__ = [
     "CONFIG",
+    "INDEX",
     "INPUTS",
     "PROBE",
     "TOKENIZER",
@@ -43,6 +44,8 @@ __all__ = [
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+"""Which file has which weight."""
 TOKENIZER = "tokenizer.json"
 PROBE = "probe.safetensors"
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")

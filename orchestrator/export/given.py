@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from model.config import HeadConfig, ModelConfig
@@ -22,7 +21,6 @@ GENERATION = "generation_config.json"
 _MAPS = ("special_tokens_map.json", "tokenizer_config.json")
 """The second wins, as in transformers."""
 _OPTIONAL = (*_MAPS, GENERATION, "chat_template.jinja")
-_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -88,12 +86,6 @@ def read_given_model(folder: Path) -> GivenModel:
 
 def _state(folder: Path, config: ModelConfig, head: HeadConfig) -> dict[str, Tensor]:
     tensors = read_tensors(folder)
-    others = sorted({str(t.dtype) for t in tensors.values() if t.is_floating_point() and t.dtype not in _TYPES})
-    if others:
-        raise StoreError(
-            f"weights of {folder} are {', '.join(others)}; float32, bfloat16 and float16 are read",
-            fix="save the model in one of these, without quantisation",
-        )
     return {name: tensor.float() for name, tensor in under_our_names(folder, tensors, config, head).items()}
 
 
@@ -102,6 +94,9 @@ def _tokenizer(folder: Path) -> GivenTokenizer:
     generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
     try:
         given = tokenizers.read_given(folder)
+    except DataError as error:
+        raise StoreError(error.message, fix=error.fix) from None
+    try:
         ids = [*_ids(config.get("eos_token_id")), *_ids(generation.get("eos_token_id"))]
         eos = given.eos_token or _token_of(given.text, ids)
         known = tokenizers.facts(given.text, eos_token=eos)

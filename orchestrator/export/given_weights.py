@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,6 +25,7 @@ AS_MADE = "take the folder whole, as whoever made it wrote it"
 """What to do about a file that is absent or garbled."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _NAMED_PICKLES = 3
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def read_network(folder: Path) -> tuple[ModelConfig, HeadConfig]:
@@ -83,15 +85,18 @@ def under_our_names(
     """What `read_tensors(folder)` gave, for `build(config, head).load_state_dict`.
 
     Raises:
-        StoreError: tensors are missing, extra or of another shape, each named.
+        StoreError: tensors are missing, extra or of another shape, each named; or one is of a type that is not read,
+            or holds values that are no numbers.
     """
     try:
-        return from_hf_state(tensors, config, head)
+        state = from_hf_state(tensors, config, head)
     except ValueError as error:
         raise StoreError(
             f"{folder} cannot be used: {error}{_in_no_file(folder, tensors)}",
             fix="save the whole model again with `save_pretrained`, under the architecture that config.json names",
         ) from None
+    _require_numbers(folder, tensors, state)
+    return state
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
@@ -119,6 +124,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StoreError(f"{path} holds no JSON object", fix=AS_MADE)
     return value
+
+
+def _require_numbers(folder: Path, tensors: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> None:
+    """Refuse what `used` has of another type, or not finite, under the name that it has in `tensors`."""
+    if others := {tensor.dtype for tensor in used.values()}.difference(_TYPES):
+        name, dtype = next((name, tensor.dtype) for name, tensor in tensors.items() if tensor.dtype in others)
+        raise StoreError(
+            f"{name} of {folder} is {dtype}; float32, bfloat16 and float16 are read",
+            fix="save the model in one of these, without quantisation",
+        )
+    if not all(tensor.isfinite().all() for tensor in used.values()):
+        name = next(name for name, tensor in tensors.items() if tensor.dtype in _TYPES and not tensor.isfinite().all())
+        raise StoreError(
+            f"{name} of {folder} holds values that are not finite (NaN or infinity)",
+            fix="take the weights from before they went wrong, or another copy of them",
+        )
 
 
 def _shards(folder: Path) -> list[str]:

@@ -64,6 +64,8 @@ class ExportManifest(_Entry):
     """Of an import."""
     step: int
     """Steps it was trained here."""
+    attempt: int | None = None
+    """Of the run, which trained that step; null for an import."""
     precision: str
     """The type it was trained in: says how near `trainer_logits` must be."""
     eos_token: str
@@ -90,6 +92,8 @@ class CustomManifest(_Entry):
     run: str
     dataset: str
     step: int
+    attempt: int | None = None
+    """Of the run, which trained that step."""
     precision: str
     """The type it was trained in: says how near `trainer_predictions` must be."""
     tensors: dict[str, str]
@@ -115,7 +119,7 @@ def read_export_manifest(export: Path) -> ExportManifest:
     if is_custom(export):
         raise StoreError(
             f"{export} is a network of your own, and this needs a gpt or bert",
-            fix="serve it with `slipway serve`, or score its run with `slipway evaluate RUN`",
+            fix="serve it with `slipway serve`, or score it with `slipway evaluate`",
         )
     return _read(export, ExportManifest)
 
@@ -153,9 +157,14 @@ def require_decoder(export: Path, manifest: ExportManifest) -> None:
         )
 
 
-def is_current(export: Path) -> bool:
-    """Whether a committed export is of this version: an older one is written again rather than reused."""
-    return read_manifest(export).get("format") == FORMAT
+def is_current(export: Path, *, attempt: int | None = None) -> bool:
+    """Whether a committed export is of this version, and of an attempt's weights: if not it is written again.
+
+    An attempt may end after its weights were exported and before their checkpoint stood. The next one trains that step
+    anew, and on other machines not to the same bit.
+    """
+    manifest = read_manifest(export)
+    return manifest.get("format") == FORMAT and manifest.get("attempt") in (None, attempt)
 
 
 def broken(export: Path, what: str) -> StoreError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.checkpoint.layout import step_folder
+from orchestrator.checkpoint.layout import EXPORTED, step_folder
 from orchestrator.checkpoint.reader import Checkpoint, best_checkpoint, committed_steps, read_progress
 from orchestrator.data.dataset import Dataset, open_dataset
 from orchestrator.errors import StoreError
@@ -49,7 +49,7 @@ def export_checkpoint(
     """
     run = checkpoint.path.parent.parent
     into = step_folder(run / "export", checkpoint.step)
-    if is_committed(into) and is_current(into):
+    if is_committed(into) and is_current(into, attempt=checkpoint.manifest.get("attempt")):
         return Exported(into, reused=True)
     facts = _facts(job, run, checkpoint, dataset)
     alone = lock(run / "export.lock", holds=f"the export of {run.name}")
@@ -73,22 +73,31 @@ def _write(job: JobSpec, checkpoint: Checkpoint, dataset: Dataset, into: Path, f
 
 
 def export_run(run: Path, *, at_end: Callable[[Callable[[], None]], object]) -> Exported:
-    """Export the checkpoint of a run that `chosen_checkpoint` takes.
+    """Export the checkpoint of a run that `chosen_checkpoint` takes, as soon as its weights stand.
 
     Raises:
         StoreError: the run has no checkpoint.
     """
-    job = load_job(run / "job.yaml")
-    return export_checkpoint(job, chosen_checkpoint(run), dataset=open_dataset(dataset_of(run)), at_end=at_end)
+    job, dataset = load_job(run / "job.yaml"), open_dataset(dataset_of(run))
+    checkpoint = chosen_checkpoint(run, ahead=True)
+    try:
+        return export_checkpoint(job, checkpoint, dataset=dataset, at_end=at_end)
+    except StoreError:
+        if is_committed(checkpoint.path):
+            raise
+    # While it was read the checkpoint has come to stand, and its weights have moved there.
+    return export_checkpoint(job, chosen_checkpoint(run), dataset=dataset, at_end=at_end)
 
 
-def chosen_checkpoint(run: Path) -> Checkpoint:
+def chosen_checkpoint(run: Path, *, ahead: bool = False) -> Checkpoint:
     """What of a run is exported and evaluated: the best by `train.evaluate.best`, else the newest that verifies.
+
+    Of its files only those that both read are hashed. `ahead` is as in `best_checkpoint`.
 
     Raises:
         StoreError: the run has no checkpoint, or none verifies.
     """
-    checkpoint = best_checkpoint(run, say=say)
+    checkpoint = best_checkpoint(run, say=say, deep=EXPORTED, ahead=ahead)
     if checkpoint is None:
         raise StoreError(f"{run.name} has no checkpoint yet", fix="`slipway run JOB` trains it")
     return checkpoint
@@ -111,9 +120,10 @@ def named_run(store: Store, asked: str) -> Path:
     try:
         return store.find_run(asked)
     except StoreError as error:
-        raise StoreError(
-            error.message, fix="give a run, or the folder of an export; `slipway runs` lists them"
-        ) from None
+        fix = "give a run, or the folder of an export; `slipway runs` lists them"
+        if (Path(asked) / _FILES[0]).is_file():
+            fix = f"`slipway import {asked}` makes an export of a Hugging Face folder"
+        raise StoreError(error.message, fix=fix) from None
 
 
 def write_gguf_beside(made: Exported) -> Path:

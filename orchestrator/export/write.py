@@ -30,6 +30,7 @@ class _Source:
     config: ModelConfig
     head: HeadConfig
     step: int
+    attempt: int | None
     precision: str
     tokenizer: Mapping[str, Any]
     """`TokenizerFacts` as plain data."""
@@ -76,6 +77,7 @@ def _read_source(checkpoint: Path, dataset: Path) -> _Source:
             config=ModelConfig.from_dict(description),
             head=head,
             step=trained["step"],
+            attempt=trained.get("attempt"),
             precision=trained["precision"],
             tokenizer=data["tokenizer"],
         )
@@ -133,4 +135,5 @@ def _origin(source: _Source, facts: ExportFacts) -> dict[str, Any]:
         "dataset": facts.dataset,
         "source": None,
         "step": source.step,
+        "attempt": source.attempt,
     }

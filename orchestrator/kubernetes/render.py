@@ -48,15 +48,15 @@ def manifests(
     job: JobSpec, plan: Plan, target: Target, variables: Sequence[str] = ()
 ) -> dict[str, list[dict[str, Any]]]:
     """File name -> its documents. `variables` are what the job reads of the environment."""
-    made = {
+    return {
         "storage.yaml": [storage(target)],
         "configmap.yaml": [job_map(job, target)],
         "networkpolicy.yaml": [network_policy(job, target)],
         "rayjob.yaml": [ray_job(job, plan, target)],
         "raycluster.yaml": [ray_cluster(job, plan, target)],
         "secret.yaml.example": secrets_example(target, variables),
+        "rayservice.yaml": [ray_service(job, plan, target)],
     }
-    return {**made, "rayservice.yaml": [ray_service(job, plan, target)]} if job.model.is_served else made
 
 
 def _require_valid(target: Target) -> None:
@@ -90,6 +90,4 @@ def _warnings(job: JobSpec, target: Target, variables: list[str]) -> list[str]:
             "every worker has a pod of its own, and GPUs of different pods do not use NVLink; "
             "--workers-per-pod takes the workers of one machine together"
         )
-    if not job.model.is_served:
-        said.append(f"there is no rayservice.yaml: model.kind {job.model.kind} is not served")
     return said

@@ -33,7 +33,7 @@ def usable_bytes(workers: Workers, view: ClusterView, count: int) -> int | None:
     if workers.gpus:
         sizes = [node.gpu_memory_bytes for node in nodes]
         known = [size for size in sizes if size is not None]
-        return round(min(known) * _GPU_SHARE - _GPU_BASE_BYTES) if len(known) == len(nodes) else None
+        return max(0, round(min(known) * _GPU_SHARE - _GPU_BASE_BYTES)) if len(known) == len(nodes) else None
     return usable_host_bytes(workers, view, count)
 
 
@@ -45,7 +45,7 @@ def usable_host_bytes(workers: Workers, view: ClusterView, count: int) -> int | 
         for node in nodes
         if node.memory_bytes is not None
     ]
-    return round(min(shares)) if len(shares) == len(nodes) else None
+    return max(0, round(min(shares))) if len(shares) == len(nodes) else None
 
 
 def shortage(job: JobSpec, view: ClusterView) -> str:

@@ -113,7 +113,8 @@ def _unlimited(job: JobSpec, network: Network | None, room: Room) -> Choice:
     ]
     warnings = [f"{missing}: nothing says whether the job fits"]
     if network is not None:
-        warnings[0] += "; give --gpu-memory, or run the plan where the workers are"
+        option = "--gpu-memory" if job.training.workers.gpus else "--memory"
+        warnings[0] += f"; give {option}, or run the plan where the workers are"
     choice = Choice(stage, micro_batch, accumulation, why=why, warnings=warnings)
     return choice if network is None else _with_memory(choice, _case(job, network, room, stage, micro_batch), room)
 

@@ -15,12 +15,12 @@ from orchestrator.plan.network import linear_layers
 
 
 def can_shard(train: Train) -> bool:
-    """Whether the job leaves it to DeepSpeed: the plain engine, Muon and moving averages need whole weights."""
-    return train.engine != "torch" and train.optimizer.name != "muon" and not train.ema
+    """Whether the job leaves it to DeepSpeed: the plain engine and Muon need whole weights."""
+    return train.engine != "torch" and train.optimizer.name != "muon"
 
 
 def require_combination(job: JobSpec) -> None:
-    """Refuse offload and averages where nothing would do them, and adapters on layers that are not there.
+    """Refuse offload where nothing would do it, and adapters on layers that are not there.
 
     Raises:
         JobError: both settings, and what to change.
@@ -28,23 +28,18 @@ def require_combination(job: JobSpec) -> None:
     train = job.training
     if train.lora:
         require_targets(train.lora, linear_layers(job.model.config(vocab_size=MIN_BYTE_LEVEL_VOCAB)))
-    if train.ema and (needs := _deepspeed_for(train)):
-        raise JobError(
-            f"train.ema {train.ema} is kept where nothing is sharded or scaled, and {needs} is DeepSpeed's",
-            fix="set train.zero.stage: 0 or auto, with engine auto and bf16 or fp32; or remove train.ema",
-        )
     if not (asked := _offloaded(train)):
         return
     if not can_shard(train):
         whole = "train.engine torch" if train.engine == "torch" else "train.optimizer muon"
         raise JobError(
-            f"{asked} needs a ZeRO stage from 1 on, and {'train.ema' if train.ema else whole} has stage 0",
+            f"{asked} needs a ZeRO stage from 1 on, and {whole} has stage 0",
             fix="remove train.zero.offload, or that setting",
         )
-    if "nvme" in asked and not train.workers.gpus:
+    if train.ema and train.zero.offload.optimizer == "nvme":
         raise JobError(
-            f"{asked} is for workers with GPUs: state on the disk of workers on CPUs is neither planned nor tried",
-            fix="remove train.zero.offload, or set train.workers.gpus",
+            f"{asked} does not go with train.ema {train.ema}: an average needs all weights in memory at every update",
+            fix="offload the optimizer to cpu, or remove train.ema",
         )
 
 
@@ -67,16 +62,10 @@ def pointless(job: JobSpec) -> list[str]:
     train = job.training
     if train.workers.gpus or not (asked := _offloaded(train)):
         return []
-    return [f"{asked} brings nothing to workers without GPUs: the state is in the host's memory anyway"]
-
-
-def _deepspeed_for(train: Train) -> str:
-    """The setting that takes the job to DeepSpeed for sure; empty if none does."""
-    if train.engine == "deepspeed":
-        return "train.engine deepspeed"
-    if train.precision == "fp16":
-        return "train.precision fp16"
-    return f"train.zero.stage {train.zero.stage}" if train.zero.stage not in (0, "auto") else ""
+    there = (
+        "a checkpoint copies the state to the host's memory" if "nvme" in asked else "the state is in the host's memory"
+    )
+    return [f"{asked} brings nothing to workers without GPUs: {there} anyway"]
 
 
 def _offloaded(train: Train) -> str:

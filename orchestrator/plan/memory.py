@@ -54,8 +54,9 @@ def _with_slack(case: Case, moving: int) -> int:
 
 
 def host_bytes(case: Case) -> int:
-    """Host memory that one worker of a GPU takes: by offload, and for the copy of a checkpoint."""
-    return states(case).host + (copied_bytes(case) if case.on_gpu else 0)
+    """Host memory that one worker of a GPU takes: by offload, and for a checkpoint's copy (of NVMe two)."""
+    copies = 2 if case.train.zero.offload.optimizer == "nvme" else 1
+    return states(case).host + (copies * copied_bytes(case) if case.on_gpu else 0)
 
 
 def _always(case: Case, state: States) -> int:

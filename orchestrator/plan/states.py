@@ -112,8 +112,9 @@ def _share(numbers: int, case: Case) -> int:
 
 
 def _optimizer(case: Case) -> int:
-    """Moments and the fp32 copy, which DeepSpeed makes of fp32 weights too: (4 + 4 moments) Q / n."""
-    return _MASTER * (_share(_moments(case), case) + _share(case.network.trained, case))
+    """Moments, the fp32 copy, which DeepSpeed makes of fp32 weights too, and its average: (4 + 4 moments + 4) Q / n."""
+    copies = 2 if case.train.ema else 1
+    return _MASTER * (_share(_moments(case), case) + copies * _share(case.network.trained, case))
 
 
 def _sharded(case: Case) -> States:

@@ -129,15 +129,19 @@ class Plan(Section):
     warnings: list[str]
 
     def summary(self) -> dict[str, Any]:
-        """The document that `slipway plan --json` puts first: numbers, and the reasons for them."""
-        memory = self.memory_per_worker
+        """The document that `slipway plan --json` puts first: numbers, and the reasons for them.
+
+        It has the same keys for every job; what is not known is null.
+        """
+        parts = [name for name in Memory.model_fields if name != "checkpoint"]
+        memory = self.memory_per_worker.model_dump() if self.memory_per_worker else {}
         return {
             "parameters": self.parameters,
             "flops_per_token": self.flops_per_token,
             "zero_stage": self.zero_stage,
             "micro_batch": self.micro_batch,
             "accumulation": self.accumulation,
-            "memory_per_worker": memory.model_dump(exclude={"checkpoint"}) if memory else None,
+            "memory_per_worker": {name: memory.get(name) for name in parts},
             "steps": self.steps,
             "tokens": self.total_tokens,
             "hours": self.hours,

@@ -222,7 +222,7 @@ def _restarts(attempts: Sequence[Recorded], spans: Sequence[_Span]) -> list[Rest
     for i, (attempt, span) in enumerate(zip(attempts, spans, strict=True)):
         good_step = attempt.good_step(good_step)
         if span.dead:
-            said = attempt.failed or {}
+            said = attempt.failed or _killed(attempt)
             failure_class, cause = said.get("class"), said.get("cause") or said.get("error")
             step = said.get("step")
             found.append(
@@ -234,6 +234,13 @@ def _restarts(attempts: Sequence[Recorded], spans: Sequence[_Span]) -> list[Rest
                 )
             )
     return found
+
+
+def _killed(attempt: Recorded) -> dict[str, str]:
+    """What is known of an attempt that nothing was noted of: whoever would have noted it was killed too."""
+    if attempt.driver is None:
+        return {"class": "worker", "cause": "its process was killed, or its machine was lost"}
+    return {"class": "control-plane", "cause": "the driver was killed, or its machine was lost"}
 
 
 def _recovered_in_s(spans: Sequence[_Span]) -> float | None:

@@ -83,9 +83,9 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     GRADIENT_NOISE: (
         "batches",
         "gradient noise scale (McCandlish et al. 2018) by the step's batch: well above 1, a larger batch would pay; "
-        "every tenth step at ZeRO stage 0, where a step has several micro-batches or workers",
+        "every tenth step, where a step has several micro-batches or workers",
     ),
-    WEIGHT_NORM: ("", "norm of all trained weights after the step; every tenth step at ZeRO stage 0"),
+    WEIGHT_NORM: ("", "norm of all trained weights after the step; every tenth step, but with offload to NVMe"),
     PART_LOSS: ("nats/target", "part NAME of a loss that has several; `train/loss` is their sum"),
     EVAL_LOSS: ("nats/token", "mean cross entropy of the validation split after the step"),
     EVAL_PERPLEXITY: ("", "exp(eval/loss)"),

@@ -94,6 +94,7 @@ def test_an_example_learns_and_its_export_predicts_unseen_rows(
     assert accuracy > max(least, trivial + 0.1), f"{accuracy:.3f} of {len(truth)}, {trivial:.3f} without looking"
     scores = evaluate_target(store, str(folder)).scores.metrics
     assert scores["loss"] == pytest.approx(list(read_metrics(folder))[-1]["eval/loss"], rel=1e-4)
+    assert evaluate_target(store, str(made.path)).scores.metrics == pytest.approx(scores, rel=1e-5)
 
 
 @pytest.mark.parametrize(

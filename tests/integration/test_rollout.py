@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from export_fixtures import TINY, tiny_export
+from export_fixtures import TINY, alter, forge_manifest, tiny_export
 from harness import Result, free_port
 from serve_fixtures import Clients, command_of, wait_until
 
 from model.config import ModelConfig
+from orchestrator.errors import ServeError, StoreError
 from orchestrator.job import Serve
 from orchestrator.serve.host import control, records
 from orchestrator.serve.host.processes import HOST, marked
@@ -111,6 +112,20 @@ def test_what_is_bad_never_answers(port: int, exports: dict[str, Path], slipway:
         refused = slipway("serve", broken, "--port", port, "--json")
         assert (refused.code, refused.document["error"]["kind"]) == (6, "store")
         wait_until(lambda: clients.answers["v1"] > 5)
+    assert (clients.failures, clients.refused, set(clients.answers)) == ([], [], {"v1"})
+    assert versions(port) == [("tiny", "v1", 1.0)]
+    # Nor in place of the weights that a replica has: there it proves what it reads, before it lets go of anything.
+    altered = Path(shutil.copytree(exports["one"], tmp_path / "step-00000040"))
+    alter(altered, lambda tensors: tensors["model.norm.weight"].fill_(float("nan")))
+    request = {"command": "rollout", "model": "tiny", "settings": Serve().model_dump(mode="json"), "in_place": True}
+    with Clients(f"http://{HOST}:{port}/v1/completions", 1) as clients:
+        with pytest.raises(StoreError, match=r"tensor model\.norm\.weight has SHA-256"):
+            control.call(port, {**request, "export": str(altered)})
+        forge_manifest(altered)
+        with pytest.raises(ServeError, match="does not prove against"):
+            control.call(port, {**request, "export": str(altered)})
+        before = clients.answers["v1"]
+        wait_until(lambda: clients.answers["v1"] > before + 5)
     assert (clients.failures, clients.refused, set(clients.answers)) == ([], [], {"v1"})
     assert versions(port) == [("tiny", "v1", 1.0)]
     unknown = slipway("rollback", "tiny", "--json")

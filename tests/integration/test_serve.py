@@ -168,6 +168,19 @@ def test_concurrent_requests_get_what_each_gets_alone(service: Service, client: 
     assert together == [complete(client, prompt=f"p{i}", seed=i, max_tokens=40).choices[0].text for i in range(8)]
 
 
+def test_as_many_as_the_settings_promise_are_let_in_at_one_moment(service: Service) -> None:
+    async def burst() -> list[Any]:
+        async with openai.AsyncOpenAI(base_url=service.url, api_key="none", max_retries=0) as concurrent:
+            ask = concurrent.completions.with_raw_response.create
+            asked = [
+                ask(model="tiny", prompt="def ", seed=i, max_tokens=4) for i in range(4 * SETTINGS.max_ongoing_requests)
+            ]
+            return await asyncio.gather(*asked)
+
+    for _ in range(3):
+        assert [answer.status_code for answer in asyncio.run(burst())] == [200] * 4 * SETTINGS.max_ongoing_requests
+
+
 def test_whoever_hangs_up_frees_the_engine(service: Service, client: openai.OpenAI) -> None:
     def told(name: str) -> float:
         lines = httpx.get(f"http://{HOST}:{service.port}/metrics", timeout=10.0).text.splitlines()

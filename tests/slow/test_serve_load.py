@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from export_fixtures import TEXTS, TINY, alter, forge_manifest, tiny_export, tiny_model, tiny_probe
-from serve_fixtures import PROMPT, Clients, Live, export_of, live_service, wait_until
+from export_fixtures import TEXTS, TINY, alter, forge_manifest, tiny_export
+from serve_fixtures import Clients, Live, erring_export, live_service, slow_export, wait_until
 
 from model.config import ModelConfig
 from orchestrator.data.tokens.train import train_tokenizer
 from orchestrator.errors import ServeError, SlipwayError
-from orchestrator.export.prove import load_proven
 from orchestrator.job_data import Tokenizer as TokenizerSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -34,20 +33,12 @@ def better(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It computes what was trained, and takes its time."""
-    large = ModelConfig(**{**TINY.to_dict(), "width": 1024, "layers": 10, "hidden": 4096, "heads": 8, "kv_heads": 8})
-    return export_of(tmp_path_factory.mktemp("slow"), tiny_model(large))
+    return slow_export(tmp_path_factory.mktemp("slow"))
 
 
 @pytest.fixture(scope="module")
 def erring(tmp_path_factory: pytest.TempPathFactory, good: Path) -> Path:
-    """It computes what was trained on its probe, and no number for a token that the clients use."""
-    model = tiny_model(ModelConfig(**{**TINY.to_dict(), "tie_embeddings": False}))
-    bad = load_proven(good).tokenizer.encode(PROMPT).ids[0]
-    assert bad not in tiny_probe(TINY)["input_ids"]
-    with torch.no_grad():
-        model.get_parameter("embed.weight")[bad] = float("nan")
-    return export_of(tmp_path_factory.mktemp("erring"), model)
+    return erring_export(tmp_path_factory.mktemp("erring"), good)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +50,7 @@ def live(good: Path) -> Iterator[Live]:
 def test_a_good_version_rolls_out(live: Live, better: Path) -> None:
     with Clients(live.completions) as clients:
         clients.wait_answers(20)
-        done = live.bring(better, canary=0.3, for_s=5.0)
+        done = live.bring(better, canary={"share": 0.3, "for": 5.0})
         clients.wait_answers(20)
     assert (done["version"], done["verdict"]) == ("v2", "promoted")
     assert clients.failures == []
@@ -92,7 +83,7 @@ def test_a_version_that_does_not_prove_is_refused(live: Live, better: Path, tmp_
     with Clients(live.completions) as clients:
         clients.wait_answers(10)
         with pytest.raises(SlipwayError) as refused:
-            live.bring(bad, canary=0.5, for_s=30.0)
+            live.bring(bad, canary={"share": 0.5, "for": 30.0})
         clients.wait_answers(10)
     assert refused.value.exit_code in (6, 7)
     assert (clients.failures, set(clients.answers)) == ([], set(before))
@@ -105,7 +96,7 @@ def test_a_slow_version_is_rolled_back(live: Live, slow: Path) -> None:
     with Clients(live.completions, max_tokens=20) as clients:
         clients.wait_answers(20)
         with pytest.raises(ServeError, match=r"was rolled back: .* takes .* ms at the median"):
-            live.bring(slow, canary=0.5, for_s=120.0)
+            live.bring(slow, canary={"share": 0.5, "for": 120.0})
         clients.wait_answers(20)
     assert clients.failures == []
     assert live.versions() == before
@@ -116,7 +107,7 @@ def test_an_erring_version_is_rolled_back_and_clients_do_not_see_it(live: Live, 
     with Clients(live.completions) as clients:
         clients.wait_answers(20)
         with pytest.raises(ServeError, match=r"was rolled back: .* requests failed"):
-            live.bring(erring, canary=0.5, for_s=120.0)
+            live.bring(erring, canary={"share": 0.5, "for": 120.0})
         clients.wait_answers(20)
     assert live.versions() == before
     assert clients.failures == []

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from export_fixtures import tiny_export
+from harness import free_port
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.cli_serve import parse_share, parse_span
 from orchestrator.errors import JobError, ServeError
+from orchestrator.serve.engine import installed
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +53,27 @@ def test_mistakes_are_named() -> None:
     run = CliRunner().invoke(app, ["rollback", "tiny"])
     assert isinstance(run.exception, ServeError)
     assert "no service of ours has a model tiny" in str(run.exception)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--for", "2m"], "--for says how long a version is watched, and none is"),
+        (["--shadow"], "nothing of ours runs on port"),
+        (["--canary", "5%"], "nothing of ours runs on port"),
+        (["--shadow", "--canary", "5%", "--for", "2"], "is no span of time"),
+        (["--engine", "turbo"], "--engine turbo: Input should be 'slipway' or 'vllm'"),
+    ],
+)
+def test_how_a_version_is_tried_out_and_computed_is_checked_first(given: list[str], told: str, tmp_path: Path) -> None:
+    export = tiny_export(tmp_path)
+    run = CliRunner().invoke(app, ["serve", str(export), "--port", str(free_port()), *given])
+    assert isinstance(run.exception, JobError)
+    assert told in str(run.exception)
+
+
+def test_vllm_has_to_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
+    run = CliRunner().invoke(app, ["serve", str(tiny_export(tmp_path)), "--engine", "vllm"])
+    assert isinstance(run.exception, ServeError)
+    assert (run.exception.exit_code, "pip install vllm" in str(run.exception.fix)) == (7, True)

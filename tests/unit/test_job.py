@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from orchestrator import job as job_module
 from orchestrator import job_data
 from orchestrator.errors import JobError
-from orchestrator.job import JobSpec
+from orchestrator.job import Canary, JobSpec, Serve
 from orchestrator.job_data import Data
 from orchestrator.job_section import Section
 
@@ -165,3 +166,21 @@ def test_what_does_nothing_to_labelled_rows_is_refused(override: str) -> None:
     assert Data.model_validate({"sources": [{"path": "x"}], **changed}) != data
     with pytest.raises(ValidationError, match=rf"data\.{key.split('=')[0]} goes with data\.kind text only"):
         Data.model_validate({"kind": "classification", "sources": [{"path": "x"}], **changed})
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("2m", 120.0), ("90s", 90.0), (30, 30.0), (0.5, 0.5), ("1.5 h", 5400.0)]
+)
+def test_how_a_version_is_tried_out_is_a_share_a_span_and_a_shadow(written: Any, seconds: float) -> None:
+    canary = Canary.model_validate({"share": 0.25, "for": written, "shadow": True})
+    assert (canary.share, canary.for_s, canary.shadow) == (0.25, seconds, True)
+    assert Canary.model_validate(canary.model_dump(mode="json")) == canary
+    for wrong in ({"for": "2"}, {"for": 0}, {"share": 0.0}, {"share": 1.5}, {"span": 3}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Canary.model_validate(wrong)
+
+
+def test_vllm_serves_decoders_without_our_8_bits() -> None:
+    assert Serve(engine="vllm").engine == "vllm"
+    with pytest.raises(ValueError, match=r"serve\.int8 goes with serve\.engine slipway"):
+        Serve(engine="vllm", int8=True)

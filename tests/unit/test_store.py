@@ -277,6 +277,13 @@ class TestStore:
         with pytest.raises(StoreError, match=said):
             store.find_run(asked)
 
+    def test_of_many_runs_some_are_named(self, store: Store) -> None:
+        for number in range(40):
+            (store.runs / f"many-{number:02}").mkdir()
+            (store.runs / f"many-{number:02}" / "job.yaml").touch()
+        with pytest.raises(StoreError, match=r"40 begin so: many-00, .*, many-11 and 28 more"):
+            store.find_run("many")
+
     def test_an_empty_store_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="the store has: none"):
             Store(tmp_path).find_run("x")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -47,6 +48,8 @@ class Served:
     """How it reads chats; None: it has no chat template."""
     instead: Callable[[], Served | None] = lambda: None
     """The version that answers where this one fails before anything was told; None: there is none."""
+    copy: Callable[[Callable[[Served], Coroutine[Any, Any, None]]], None] = lambda _: None
+    """Has the version that is tried out in the shadow, if there is one, do the same; what it makes is thrown away."""
 
     @cached_property
     def token_texts(self) -> TokenTexts:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import traceback
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -15,8 +15,8 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from orchestrator.serve.api.answer import Served
-from orchestrator.serve.api.encoders import ServedEncoder
+from orchestrator.serve.api.answer import Served, parts
+from orchestrator.serve.api.encoders import ServedEncoder, tokenise
 from orchestrator.serve.api.errors import ApiError
 from orchestrator.serve.api.front import Admission, Caller, Front, Scope
 from orchestrator.serve.api.limits import Bodies, Limits
@@ -110,17 +110,26 @@ class Desk:
                 raise
         return await attempt(other)
 
-    async def generate(self, request: Request, answer: Answer, *, stream: bool) -> Response:
-        """Make an answer, whole or as a stream.
+    async def generate(
+        self,
+        request: Request,
+        served: Served,
+        prepare: Callable[[Served], Coroutine[Any, Any, Answer]],
+        *,
+        stream: bool,
+    ) -> Response:
+        """Make an answer, whole or as a stream, of what `prepare` makes of the request for a version.
 
         Raises:
-            ApiError: not admitted, the client has gone, or the deadline has passed.
+            ApiError: as `prepare`; not admitted, the client has gone, or the deadline has passed.
             EngineError: the engine failed before anything was sent.
         """
+        answer = await prepare(served)
         work = answer.work
         admission = await self.admit(
             request, work.served, scope="generate", prompt_tokens=work.prompt_tokens, max_tokens=work.max_tokens
         )
+        served.copy(lambda other: self._unheard(prepare, other))
         meter = Meter(admission, answer, keeps_text=self.front.keeps_text, log=_log_of(request))
         try:
             if stream:
@@ -136,26 +145,35 @@ class Desk:
         self,
         request: Request,
         served: ServedEncoder,
-        ids: list[list[int]],
-        work: Callable[[], Coroutine[Any, Any, BaseModel]],
+        inputs: Sequence[str | list[int]],
+        work: Callable[[list[list[int]]], Coroutine[Any, Any, BaseModel]],
     ) -> Response:
-        """Answer with what `work` makes of these token ids.
+        """Answer with what `work` makes of the token ids of these inputs.
 
         Raises:
-            ApiError: not admitted, or the client has gone.
+            ApiError: as `tokenise`; not admitted, or the client has gone.
             EngineError: the engine failed.
         """
+        ids = await tokenise(inputs, served)
         count = sum(map(len, ids))
         admission = await self.admit(request, served, scope="embed", prompt_tokens=count, max_tokens=0)
+        served.copy(lambda other: _encode_unheard(inputs, other))
         failed = True
         try:
-            document = await unless_gone(request, work())
+            document = await unless_gone(request, work(ids))
             failed = False
         finally:
             with anyio.CancelScope(shield=True):
                 await admission.settle(prompt_tokens=count, completion_tokens=0, failed=failed)
         headers = {"x-slipway-version": served.version, **admission.headers}
         return Response(document.model_dump_json(), media_type="application/json", headers=headers)
+
+    async def _unheard(self, prepare: Callable[[Served], Coroutine[Any, Any, Answer]], other: Served) -> None:
+        """Have a version make the same answer, for nobody."""
+        answer = await prepare(other)
+        async with aclosing(parts(answer.work, deadline_s=self._limits.total_s)) as pieces:
+            async for _ in pieces:
+                pass
 
     async def _stream(self, request: Request, answer: Answer, meter: Meter) -> Response:
         """The status is sent with the first document: what fails before that has a status of its own."""
@@ -167,6 +185,10 @@ class Desk:
                 await documents.aclose()
             raise
         return EventStream(_events(preceded(first, documents), meter), meter, total_s=self._limits.total_s)
+
+
+async def _encode_unheard(inputs: Sequence[str | list[int]], other: ServedEncoder) -> None:
+    await other.engine.encode(await tokenise(inputs, other))
 
 
 async def _first(documents: AsyncGenerator[str, None]) -> str | None:

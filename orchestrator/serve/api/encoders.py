@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -52,7 +52,8 @@ class ServedEncoder:
     """Seconds since 1970."""
     version: str = "1"
     instead: Callable[[], ServedEncoder | None] = lambda: None
-    """As of `Served`."""
+    """As of `Served`, as is the next."""
+    copy: Callable[[Callable[[ServedEncoder], Coroutine[Any, Any, None]]], None] = lambda _: None
 
     @cached_property
     def longest_text(self) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
@@ -104,7 +105,7 @@ def _generation(desk: Desk) -> APIRouter:
         asked = await desk.read(request, CompletionRequest)
 
         async def attempt(served: Served) -> Response:
-            return await desk.generate(request, await TextAnswer.prepare(asked, served), stream=asked.stream)
+            return await desk.generate(request, served, partial(TextAnswer.prepare, asked), stream=asked.stream)
 
         return await desk.ask(desk.decoder(asked.model), attempt)
 
@@ -113,7 +114,7 @@ def _generation(desk: Desk) -> APIRouter:
         asked = await desk.read(request, ChatRequest)
 
         async def attempt(served: Served) -> Response:
-            return await desk.generate(request, await ChatAnswer.prepare(asked, served), stream=asked.stream)
+            return await desk.generate(request, served, partial(ChatAnswer.prepare, asked), stream=asked.stream)
 
         return await desk.ask(desk.decoder(asked.model), attempt)
 
@@ -128,8 +129,7 @@ def _encoding(desk: Desk) -> APIRouter:
         asked = await desk.read(request, EmbeddingRequest)
 
         async def attempt(served: ServedEncoder) -> Response:
-            ids = await encoders.tokenise(asked.input, served)
-            return await desk.encode(request, served, ids, lambda: encoders.embed(asked, served, ids))
+            return await desk.encode(request, served, asked.input, partial(encoders.embed, asked, served))
 
         return await desk.ask(desk.encoder(asked.model, classifies=False), attempt)
 
@@ -138,8 +138,7 @@ def _encoding(desk: Desk) -> APIRouter:
         asked = await desk.read(request, ClassifyRequest)
 
         async def attempt(served: ServedEncoder) -> Response:
-            ids = await encoders.tokenise(asked.input, served)
-            return await desk.encode(request, served, ids, lambda: encoders.classify(served, ids))
+            return await desk.encode(request, served, asked.input, partial(encoders.classify, served))
 
         return await desk.ask(desk.encoder(asked.model, classifies=True), attempt)
 

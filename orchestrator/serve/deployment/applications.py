@@ -8,8 +8,9 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
-from orchestrator.cluster import preload
+from orchestrator.cluster import template
 from orchestrator.cluster.machines import HEAD
+from orchestrator.errors import ServeError
 from orchestrator.job import Serve
 from orchestrator.serve.deployment import gateway, remote
 from orchestrator.serve.deployment.scaling import replicas_wanted
@@ -18,13 +19,15 @@ from orchestrator.serve.deployment.table import Entry
 _AT_REPLICA_PER_SLOT = 2
 """Requests that a replica has for each one that it works on: those that wait there are seen by the scaling."""
 _QUEUED_PER_SLOT = 2
-"""Requests that wait in the gateway besides; beyond that a client had better come back later."""
+"""Requests that wait in the gateway besides, of the largest number of replicas; beyond that a client gets a 429."""
 _LOOK_EVERY_S = 0.05
 """How often a request that waits looks for room; up to 0.5 s by default, in which a replica may have run dry."""
 _DRAIN_S = 600.0
 """How long a replica that is no longer needed may go on with what it has begun."""
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 """Serve makes a line of its log for each request even where no file gets it."""
+IMPORTS = "ray.serve._private.replica,orchestrator.serve.deployment.gateway,orchestrator.serve.deployment.replica"
+"""Of all that serves."""
 _GATEWAY_IMPORTS = "ray.serve._private.replica,orchestrator.serve.deployment.gateway"
 _REPLICA_IMPORTS = "ray.serve._private.replica,orchestrator.serve.deployment.replica"
 _GATEWAY_REQUESTS = 10_000
@@ -59,7 +62,7 @@ def _gateway(kind: type, resources: dict[str, float]) -> Any:
 
 def _importing(modules: str) -> dict[str, Any]:
     """The environment of processes that may stand by with these modules imported."""
-    return {"env_vars": {preload.VARIABLE: modules}}
+    return template.environment(modules, template=IMPORTS)
 
 
 def most_requests(settings: Serve) -> int:
@@ -68,7 +71,13 @@ def most_requests(settings: Serve) -> int:
 
 
 def version_application(entry: Entry, settings: Serve, *, cpus: float | None) -> Any:
-    """The replicas of a version; `cpus` is what Ray sets aside for each, None: what it computes on."""
+    """The replicas of a version; `cpus` is what Ray sets aside for each, None: what it computes on.
+
+    Raises:
+        ServeError: vLLM is asked to serve what it does not.
+    """
+    if settings.engine == "vllm" and entry.facts.kind != "decoder":
+        raise ServeError(f"serve.engine vllm serves decoders; {entry.model} is none", fix="leave serve.engine out")
     # Not at the top: it imports torch, which the proof does in its thread while Serve starts.
     from orchestrator.serve.deployment.replica import Encoder, Predictor, Replica
 
@@ -100,7 +109,9 @@ def version_application(entry: Entry, settings: Serve, *, cpus: float | None) ->
         },
         max_ongoing_requests=slots * _AT_REPLICA_PER_SLOT,
         request_router_config=RequestRouterConfig(max_backoff_s=_LOOK_EVERY_S),  # type: ignore[arg-type]  # its stub errs
-        max_queued_requests=slots * replicas.max * _QUEUED_PER_SLOT,
+        # All that may be under way: the gateway keeps the bound. Those on their way to a replica that has room count
+        # here as well, and while some replicas are yet to start they all wait here.
+        max_queued_requests=most_requests(settings),
         max_constructor_retry_count=1,  # an export that does not prove does not prove the second time
         health_check_period_s=5.0,
         health_check_timeout_s=15.0,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tokenizers import Tokenizer
 
@@ -16,8 +16,9 @@ from orchestrator.serve.api.completions import ModelCard
 from orchestrator.serve.api.encoders import ServedEncoder
 from orchestrator.serve.api.errors import ApiError, model_not_found
 from orchestrator.serve.api.template import read_chat_format
+from orchestrator.serve.deployment.copies import Copies
 from orchestrator.serve.deployment.observe import ObservedEncoder, ObservedEngine, Observer, Request, Seen
-from orchestrator.serve.deployment.table import Entry, Table, current, drawn, of_model
+from orchestrator.serve.deployment.table import Entry, Table, current, drawn, in_shadow, of_model
 from orchestrator.serve.engine.encoder_protocol import EncoderEngine
 from orchestrator.serve.engine.protocol import EngineBusyError, EngineError, InferenceEngine
 
@@ -52,6 +53,7 @@ class Catalogue:
         self._told = told
         self._table: Table = ()
         self._backends: dict[str, Backend] = {}
+        self._copies = Copies()
 
     def take(self, table: Iterable[Entry]) -> None:
         """Answer from another table. Requests under way go on with the version that they have."""
@@ -90,6 +92,29 @@ class Catalogue:
         if (other := current(free, model)) is None:
             raise EngineBusyError("too many requests wait for this model; try again in a moment")
         return self._backends[other.app]
+
+    def instead(self, failed: Entry) -> Backend | None:
+        """The version beside one that has failed which most requests get; None: there is none."""
+        main = current((entry for entry in self._table if entry.app != failed.app), failed.model)
+        return None if main is None else self._backends[main.app]
+
+    def copy(self, model: str, work: Callable[[Backend], Coroutine[Any, Any, None]]) -> None:
+        """Have the version in the shadow do what another one does for a client, if there is one and it is its turn.
+
+        A copy for which it has no room is dropped, and remembered as refused.
+        """
+        entry = in_shadow(self._table, model)
+        if entry is None or random.random() >= entry.shadow:
+            return
+        backend = self._backends[entry.app]
+        if backend.observer.full:
+            backend.observer.refuse()
+        else:
+            self._copies.start(entry.app, work(backend))
+
+    def end_copies(self) -> None:
+        """Those of versions that are gone from the table. In the event loop."""
+        self._copies.end_all_but({entry.app for entry in self._table})
 
     def choose(self, name: str) -> Served | ServedEncoder:
         """See `Models`.
@@ -141,20 +166,37 @@ class Catalogue:
         return self._backend(entry, before.engine)  # other weights in the same replicas
 
     def _backend(self, entry: Entry, engine: AnyEngine) -> Backend:
-        observer = Observer(told=lambda request: self._told(entry, request), most=entry.facts.requests)
+        observer = Observer(told=lambda request: self._ended(entry, request), most=entry.facts.requests)
         served: Served | ServedEncoder | None = None
         if entry.facts.kind == "decoder":
-            served = _served(entry, ObservedEngine(engine, observer), lambda: self._instead(entry, Served))
+            served = replace(
+                _served(entry, ObservedEngine(engine, observer)),
+                instead=lambda: self._served_instead(entry, Served),
+                copy=lambda work: self._copy_served(entry, Served, work),
+            )
         elif entry.facts.kind == "encoder":
-            observed = ObservedEncoder(engine, observer)
-            served = _served_encoder(entry, observed, lambda: self._instead(entry, ServedEncoder))
+            served = replace(
+                _served_encoder(entry, ObservedEncoder(engine, observer)),
+                instead=lambda: self._served_instead(entry, ServedEncoder),
+                copy=lambda work: self._copy_served(entry, ServedEncoder, work),
+            )
         return Backend(entry, engine, observer, served)
 
-    def _instead(self, failed: Entry, kind: type[_Kind]) -> _Kind | None:
-        """The version beside one that has failed which most requests get; None: there is none of its kind."""
-        main = current((entry for entry in self._table if entry.app != failed.app), failed.model)
-        served = None if main is None else self._backends[main.app].served
-        return served if isinstance(served, kind) else None
+    def _ended(self, entry: Entry, request: Request) -> None:
+        """A version that began in the shadow may have come out of it meanwhile."""
+        backend = self._backends.get(entry.app)
+        self._told(entry if backend is None else backend.entry, request)
+
+    def _served_instead(self, failed: Entry, kind: type[_Kind]) -> _Kind | None:
+        other = self.instead(failed)
+        return other.served if other is not None and isinstance(other.served, kind) else None
+
+    def _copy_served(self, entry: Entry, kind: type[_Kind], work: Callable[[_Kind], Coroutine[Any, Any, None]]) -> None:
+        async def of(backend: Backend) -> None:
+            if isinstance(backend.served, kind):
+                await work(backend.served)
+
+        self.copy(entry.model, of)
 
 
 def _tokenizer(entry: Entry) -> Tokenizer:
@@ -164,7 +206,7 @@ def _tokenizer(entry: Entry) -> Tokenizer:
     return tokenizer
 
 
-def _served_encoder(entry: Entry, engine: EncoderEngine, instead: Callable[[], ServedEncoder | None]) -> ServedEncoder:
+def _served_encoder(entry: Entry, engine: EncoderEngine) -> ServedEncoder:
     facts = entry.facts
     return ServedEncoder(
         name=entry.model,
@@ -176,11 +218,10 @@ def _served_encoder(entry: Entry, engine: EncoderEngine, instead: Callable[[], S
         fingerprint=facts.fingerprint,
         created=facts.created,
         version=entry.version,
-        instead=instead,
     )
 
 
-def _served(entry: Entry, engine: InferenceEngine, instead: Callable[[], Served | None]) -> Served:
+def _served(entry: Entry, engine: InferenceEngine) -> Served:
     facts, tokenizer = entry.facts, _tokenizer(entry)
     return Served(
         name=entry.model,
@@ -193,6 +234,5 @@ def _served(entry: Entry, engine: InferenceEngine, instead: Callable[[], Served 
         fingerprint=facts.fingerprint,
         created=facts.created,
         version=entry.version,
-        instead=instead,
         chat=read_chat_format(Path(entry.export), tokenizer),
     )

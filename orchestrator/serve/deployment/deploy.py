@@ -14,9 +14,11 @@ from typing import Any
 
 import ray
 
+from orchestrator.cluster import template
 from orchestrator.errors import ServeError
 from orchestrator.job import Serve
 from orchestrator.serve.deployment import fleet, gateway, table
+from orchestrator.serve.deployment.applications import IMPORTS
 from orchestrator.serve.deployment.table import Entry
 from orchestrator.serve.host.address import asked_at
 from orchestrator.serve.host.processes import HOST, check_port, port_is_free
@@ -74,6 +76,7 @@ def deploy(
     if proof is not None and proof.done():
         proof.result()  # refused before anything starts
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    template.begin(IMPORTS)
     # Each of these starts processes or imports torch, for seconds on a core of its own: side by side.
     with ThreadPoolExecutor(2) as pool, _shut_down_on_error() if running is None else contextlib.nullcontext():
         proof = proof or pool.submit(fleet.prove, export, settings)

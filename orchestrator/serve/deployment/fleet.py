@@ -19,15 +19,14 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 from orchestrator.errors import CapacityError, ServeError
 from orchestrator.export.manifest import is_custom, read_custom_manifest, read_export_manifest
 from orchestrator.job import Serve
-from orchestrator.serve.deployment import direct, gateway
+from orchestrator.serve.deployment import direct, gateway, swapping
 from orchestrator.serve.deployment.applications import gateway_application, most_requests, version_application
 from orchestrator.serve.deployment.observe import Seen
+from orchestrator.serve.deployment.swapping import READY_LIMIT_S, last_error
 from orchestrator.serve.deployment.table import Entry, Facts, Table
 from orchestrator.serve.host import target
 from orchestrator.store import MARKER
 
-READY_LIMIT_S = 600.0
-"""A large model takes minutes to read; a replica that fails is noticed at once."""
 _ANSWER_LIMIT_S = 30.0
 _STOP_LIMIT_S = 20.0
 _DRAIN_LIMIT_S = 600.0
@@ -168,25 +167,20 @@ def try_out(entry: Entry) -> str:
     try:
         failures = direct.call_each(entry.app, "try_out", timeout_s=_TRY_LIMIT_S)
     except ray.exceptions.RayError as error:
-        raise ServeError(f"{entry.version} did not generate: {_last_error(str(error))}") from error
+        raise ServeError(f"{entry.version} did not generate: {last_error(str(error))}") from error
     if failure := next(filter(None, failures), None):
         raise ServeError(f"{entry.version} did not generate: {failure}")
     return f"it has generated in {(time.monotonic() - began) * 1e3:.0f} ms"
 
 
-def swap(old: Entry, new: Entry) -> float:
-    """Put the weights of a version into the replicas of another; returns the longest time without a token, in seconds.
+def make_ready(old: Entry, export: Path, settings: Serve) -> bool:
+    """See `swapping.make_ready`."""
+    return swapping.make_ready(old, export, settings)
 
-    Raises:
-        ServeError: they have not the same shape, or do not prove.
-    """
-    try:
-        blackouts = direct.call_each(old.app, "swap", new.export, timeout_s=READY_LIMIT_S)
-    except ray.exceptions.RayError as error:
-        raise ServeError(f"{new.version} could not be swapped in: {_last_error(str(error))}") from error
-    if (failed := next((each for each in blackouts if isinstance(each, Exception)), None)) is not None:
-        raise ServeError(f"{new.version} could not be swapped in: {failed}")
-    return max(blackouts, default=0.0)
+
+def swap(old: Entry, new: Entry) -> float:
+    """See `swapping.swap`."""
+    return swapping.swap(old, new)
 
 
 def trouble(entry: Entry) -> str | None:
@@ -216,13 +210,7 @@ def _is_running(app: str) -> bool:
 
 
 def _reason(status: ApplicationStatusOverview) -> str:
-    return _last_error(next((d.message for d in status.deployments.values() if d.message), status.message))
-
-
-def _last_error(message: str) -> str:
-    """The error in Serve's message, without the traceback that leads to it."""
-    flush_left = [line for line in message.splitlines() if line and not line[0].isspace()]
-    return flush_left[-1] if flush_left else message
+    return last_error(next((d.message for d in status.deployments.values() if d.message), status.message))
 
 
 def stored_table() -> Table:

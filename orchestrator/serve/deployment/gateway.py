@@ -83,6 +83,7 @@ class Gateway:
         async with self._taking:
             # In a thread: it reads tokenizers, while others' streams go on.
             await asyncio.to_thread(lambda: self._catalogue.take(stored_table()))
+            self._catalogue.end_copies()
 
     async def seen(self, app: str, last_s: float) -> Seen:
         """What clients have had of one version in the last seconds."""
@@ -153,9 +154,16 @@ def predictions(catalogue: Catalogue, front: Front) -> APIRouter:
     async def predict(request: Request) -> Response:
         body = await bodies.read(request)
         backend = catalogue.pick(await asyncio.to_thread(_model_of, body, catalogue))
-        entry, engine = backend.entry, backend.engine
-        if backend.served is not None or not isinstance(engine, RemoteEngine):
-            raise ApiError(f"The model `{entry.model}` predicts no rows; it reads text", param="model")
+        try:
+            return await attempt(request, backend, body)
+        except EngineError:
+            if (other := catalogue.instead(backend.entry)) is None:
+                raise
+        return await attempt(request, other, body)
+
+    async def attempt(request: Request, backend: Backend, body: bytes) -> Response:
+        entry = backend.entry
+        _require_predicting(backend)
         admission = await front.admit(
             caller_of(request),
             scope="generate",
@@ -164,9 +172,10 @@ def predictions(catalogue: Catalogue, front: Front) -> APIRouter:
             prompt_tokens=0,
             max_tokens=0,
         )
+        catalogue.copy(entry.model, lambda other: _unheard(other, body))
         failed = True
         try:
-            found = await _predicted(backend, engine, body)
+            found = await _predicted(backend, body)
             failed = False
         finally:
             with anyio.CancelScope(shield=True):
@@ -177,7 +186,19 @@ def predictions(catalogue: Catalogue, front: Front) -> APIRouter:
     return router
 
 
-async def _predicted(backend: Backend, engine: RemoteEngine, body: bytes) -> list[Any]:
+def _require_predicting(backend: Backend) -> RemoteEngine:
+    """Raises ApiError: it is no network of the user's own."""
+    if backend.served is not None or not isinstance(backend.engine, RemoteEngine):
+        raise ApiError(f"The model `{backend.entry.model}` predicts no rows; it reads text", param="model")
+    return backend.engine
+
+
+async def _unheard(backend: Backend, body: bytes) -> None:
+    await _predicted(backend, body)
+
+
+async def _predicted(backend: Backend, body: bytes) -> list[Any]:
+    engine = _require_predicting(backend)
     request, failed = backend.observer.begin(), True
     try:
         found = await engine.predict(body)

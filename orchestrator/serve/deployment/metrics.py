@@ -58,10 +58,11 @@ class Metrics:
         }
 
     def ended(self, entry: Entry, request: Request) -> None:
-        """Count a request."""
+        """Count a request; a copy for a version in the shadow as such."""
         of = (entry.model, entry.version)
-        self._requests.labels(*of, "error" if request.failed else "ok").inc()
-        self._tokens.labels(*of).inc(request.tokens)
+        outcome = "copy" if entry.shadow else "error" if request.failed else "ok"
+        self._requests.labels(*of, outcome).inc()
+        self._tokens.labels(*of).inc(0 if entry.shadow else request.tokens)
         if request.first_token_s is not None:
             self._first.labels(*of).observe(request.first_token_s)
         if request.token_s is not None:

@@ -26,6 +26,8 @@ class Seen:
     """Ended ones."""
     errors: int = 0
     """Of these, those that the engine failed; what clients did wrong does not count."""
+    refused: int = 0
+    """Besides these: they came when as many as may be were under way, and were not begun."""
     first_token_s: float | None = None
     """Median; None as long as there is none."""
     token_s: float | None = None
@@ -72,6 +74,7 @@ class Observer:
         self._clock = clock
         self._told = told
         self._ended: deque[Request] = deque(maxlen=_KEPT)
+        self._refused_at: deque[float] = deque(maxlen=_KEPT)
         self._under_way: dict[int, Request] = {}
 
     @property
@@ -88,13 +91,18 @@ class Observer:
         """A request goes to the engine.
 
         Raises:
-            EngineBusyError: as many as may be are under way. The version has not failed, and nothing is remembered.
+            EngineBusyError: as many as may be are under way. It is remembered as refused, and not as failed.
         """
         if self.full:
+            self.refuse()
             raise EngineBusyError("too many requests wait for this model; try again in a moment")
         request = Request(self._clock())
         self._under_way[id(request)] = request
         return request
+
+    def refuse(self) -> None:
+        """One came that may not begin."""
+        self._refused_at.append(self._clock())
 
     def made(self, request: Request, tokens: int, *, after_first_s: float | None = None) -> None:
         """Some of its answer has come; `after_first_s` tells how long its first token was there already."""
@@ -119,6 +127,7 @@ class Observer:
         return Seen(
             requests=len(recent),
             errors=sum(r.failed for r in recent),
+            refused=sum(at >= now - last_s for at in self._refused_at),
             first_token_s=_median([r.first_token_s for r in recent]),
             token_s=_median([r.token_s for r in recent]),
             silent_s=max(silent, default=0.0),

@@ -13,6 +13,7 @@ import torch
 
 from model.heads import EncoderHead
 from orchestrator.cluster.standby import have_another_stand_by
+from orchestrator.errors import SlipwayError
 from orchestrator.export.custom import prove_custom
 from orchestrator.export.prove import Proven, ProvenModel, load_proven, prove_export
 from orchestrator.job import Serve
@@ -22,16 +23,14 @@ from orchestrator.serve.api.routes import HEALTH_TIMEOUT_S
 from orchestrator.serve.deployment.gateway import stored_table
 from orchestrator.serve.deployment.pace import Pacer, whole
 from orchestrator.serve.deployment.scaling import stats_of
-from orchestrator.serve.engine.batching import Engine
 from orchestrator.serve.engine.encoder import EncoderEngine
 from orchestrator.serve.engine.encoder_protocol import Encoded
+from orchestrator.serve.engine.make import make_engine
 from orchestrator.serve.engine.protocol import EngineError, Load, Piece, Sampling
 
 _TRY_TOKENS = 16
 _SETTLED_S = 15.0
 """What starts for the next replica takes processor time from this one's first requests."""
-WAITING_PER_SLOT = 2
-"""Requests that may wait in a replica's engine for each one that it works on."""
 
 
 class _Checkable(Protocol):
@@ -77,15 +76,10 @@ class Replica(_Replica):
         self._export = next((entry.export for entry in stored_table() if entry.app == app), export)
         proven = self._proven(self._export)
         self._eos_id, self._context = proven.eos_id, proven.config.context
-        slots = self._settings.max_ongoing_requests
-        self._checked = self._engine = Engine(
-            proven,
-            threads=self._settings.cpus,
-            max_running=slots,
-            max_waiting=slots * WAITING_PER_SLOT,
-            cache_tokens=self._settings.cache_tokens,
-            int8=self._settings.int8,
-        )
+        self._checked = self._engine = make_engine(proven, Path(self._export), self._settings)
+        self._ready_next: tuple[str, ProvenModel] | None = None
+        """What `swap` goes on with, if it is asked for."""
+        self._changing = asyncio.Lock()
         self._pacer = Pacer()
         self._ready(self._settings)
 
@@ -110,21 +104,35 @@ class Replica(_Replica):
             return str(error)
         return None if all(map(math.isfinite, made)) else "its probabilities are no numbers"
 
+    async def make_ready(self, export: str) -> SlipwayError | None:
+        """Read and prove an export for `swap`; why it is refused is returned, not raised: Ray would wrap it."""
+        async with self._changing:
+            try:
+                self._ready_next = (export, await asyncio.to_thread(self._proven, export))
+            except SlipwayError as error:
+                return error
+        return None
+
     async def swap(self, export: str) -> float | EngineError:
         """Go on with the weights of another export of the same shape; returns for how many seconds no token was made.
+
+        It is read and proven here where `make_ready` was not told of it.
 
         Raises:
             StoreError, ServeError: it does not prove.
         """
-        if export == self._export:
-            return 0.0
-        proven = await asyncio.to_thread(self._proven, export)
-        try:
-            blackout_s = await asyncio.to_thread(self._engine.swap, proven)
-        except EngineError as error:
-            return error
-        self._export = export
-        return blackout_s
+        async with self._changing:  # one that goes back comes while it still changes
+            (name, proven), self._ready_next = self._ready_next or ("", None), None
+            if export == self._export:
+                return 0.0
+            if proven is None or name != export:
+                proven = await asyncio.to_thread(self._proven, export)
+            try:
+                blackout_s = await asyncio.to_thread(self._engine.swap, proven)
+            except EngineError as error:
+                return error
+            self._export = export
+            return blackout_s
 
     async def load(self) -> Load:
         """How busy the engine is."""
@@ -135,7 +143,8 @@ class Replica(_Replica):
         return stats_of(self._engine.load(), slots=self._settings.max_ongoing_requests)
 
     def _proven(self, export: str) -> ProvenModel:
-        device = "cuda" if self._settings.gpus else "cpu"
+        # vLLM takes what is free of a GPU.
+        device = "cuda" if self._settings.gpus and self._settings.engine == "slipway" else "cpu"
         return load_proven(Path(export), precision=self._settings.precision, device=device)
 
 

@@ -46,6 +46,8 @@ class Entry:
     facts: Facts
     sleeps: bool = False
     """Whether it may be without any replica while nobody asks."""
+    shadow: float = 0.0
+    """Of the model's requests, those that it gets a copy of: nobody sees what it answers. 0: it is in no shadow."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -67,8 +69,14 @@ def of_model(table: Iterable[Entry], model: str) -> Table:
 
 
 def current(table: Iterable[Entry], model: str) -> Entry | None:
-    """The version that most requests get; None if there is no such model."""
-    return max(of_model(table, model), key=lambda entry: entry.share, default=None)
+    """The version that most requests get; None if there is no such model. One in the shadow is never it."""
+    answering = (entry for entry in of_model(table, model) if not entry.shadow)
+    return max(answering, key=lambda entry: entry.share, default=None)
+
+
+def in_shadow(table: Iterable[Entry], model: str) -> Entry | None:
+    """The version of a model that gets copies of requests; None: there is none."""
+    return next((entry for entry in of_model(table, model) if entry.shadow), None)
 
 
 def beside(table: Iterable[Entry], new: Entry) -> Table:
@@ -81,7 +89,7 @@ def beside(table: Iterable[Entry], new: Entry) -> Table:
 
 def alone(table: Iterable[Entry], new: Entry) -> Table:
     """With one version as the model's only one."""
-    return (*(entry for entry in table if entry.model != new.model), replace(new, share=1.0))
+    return (*(entry for entry in table if entry.model != new.model), replace(new, share=1.0, shadow=0.0))
 
 
 def without(table: Iterable[Entry], gone: Entry) -> Table:

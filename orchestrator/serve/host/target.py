@@ -51,9 +51,13 @@ def prove(export: Path, settings: Serve) -> None:
         StoreError, ServeError: as `prove_export` and `prove_custom`.
     """
     # Not at the top: they import torch.
+    import torch
+
     from orchestrator.export.custom import prove_custom
     from orchestrator.export.prove import prove_export
 
+    if not settings.gpus:  # as its replicas: on more cores than are free threads wait for each other, for seconds
+        torch.set_num_threads(settings.cpus)
     if is_custom(export):
         prove_custom(export, precision=settings.precision)
     else:

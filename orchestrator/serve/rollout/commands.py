@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import JobError
-from orchestrator.job import Serve
+from orchestrator.job import Canary, Serve
 from orchestrator.serve.rollout.controller import Asked, Controller, Tell
 from orchestrator.serve.rollout.follow import Follower
 
-DEFAULT_FOR_S = 120.0
+
+def tried_out(asked: Asked, canary: Canary | None) -> Asked:
+    """A rollout as a job's `serve.canary` has it."""
+    if canary is None:
+        return asked
+    return replace(asked, canary=canary.share, for_s=canary.for_s, shadow=canary.shadow)
 
 
 class Commands:
@@ -47,21 +53,21 @@ class Commands:
             self._following.pop(model).stop()
 
         def bring(export: Path) -> None:
-            self._controller.rollout(
-                Asked(export=export, model=model, settings=settings, in_place=True), lambda _: None
-            )
+            asked = Asked(export=export, model=model, settings=settings, in_place=settings.canary is None)
+            self._controller.rollout(tried_out(asked, settings.canary), lambda _: None)
 
         self._following[model] = Follower(run, bring, served=served)
 
     def _rollout(self, request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+        settings = Serve.model_validate(request["settings"])
         asked = Asked(
             export=Path(request["export"]),
             model=request["model"],
-            settings=Serve.model_validate(request["settings"]),
-            canary=request.get("canary"),
-            for_s=request.get("for_s") or DEFAULT_FOR_S,
+            settings=settings,
             in_place=bool(request.get("in_place")),
         )
+        own = request.get("canary")
+        asked = tried_out(asked, settings.canary if own is None else Canary.model_validate(own))
         done = self._controller.rollout(asked, tell)
         if request.get("follow"):
             self.follow(Path(request["follow"]), asked.model, asked.settings, served=asked.export)

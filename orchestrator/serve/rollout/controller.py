@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from orchestrator.errors import ServeError, SlipwayError
 from orchestrator.job import Serve
@@ -55,6 +55,13 @@ class Fleet(Protocol):
         """What clients have had of a version in the last seconds."""
         ...
 
+    def make_ready(self, old: Entry, export: Path, settings: Serve) -> bool:
+        """Have the replicas of a version read and prove the weights of an export that may come in place of theirs.
+
+        Raises a SlipwayError where these do not prove. False: such replicas cannot take others.
+        """
+        ...
+
     def swap(self, old: Entry, new: Entry) -> float:
         """Put a version's weights into the replicas of another. Raises ServeError if they do not fit."""
         ...
@@ -79,6 +86,8 @@ class Asked:
     """Share of the requests that the new version gets first; None: it takes over once it is proven and warm."""
     for_s: float = 120.0
     """How long the canary is watched."""
+    shadow: bool = False
+    """Whether the canary gets copies of its share of the requests, and nobody sees its answers."""
     in_place: bool = False
     """Swap the weights into the replicas that there are, if their shape is the same; a canary cannot be."""
 
@@ -122,7 +131,7 @@ class Controller:
     def status(self) -> list[dict[str, Any]]:
         """The versions that are served now, with their shares."""
         return [
-            {"model": e.model, "version": e.version, "share": round(e.share, 6), "export": e.export}
+            {"model": e.model, "version": e.version, "share": round(e.share, 6), "shadow": e.shadow, "export": e.export}
             for e in self._fleet.stored_table()
         ]
 
@@ -167,10 +176,12 @@ class Controller:
         told: dict[str, Any] = {"model": asked.model, "version": version, "export": str(asked.export)}
         try:
             scores = self._admit(asked, current, gate)
-            self._fleet.prove(asked.export, asked.settings)
+            fits = current if self._is_ready(asked, current) else None
+            if fits is None:
+                self._fleet.prove(asked.export, asked.settings)
             tell(f"{asked.export.name} is proven")
             entry = self._fleet.entry_of(asked.export, asked.settings, model=asked.model, version=version)
-            decision = self._swap(entry, current, tell) if asked.in_place and current is not None else None
+            decision = None if fits is None else self._swap(entry, fits, tell)
             if decision is None:
                 self._fleet.start_beside(entry, asked.settings)
         except SlipwayError as error:
@@ -199,6 +210,10 @@ class Controller:
             )
         return scores
 
+    def _is_ready(self, asked: Asked, current: Entry | None) -> bool:
+        """Whether replicas hold the export's weights, which they have proven: here it need not be done once more."""
+        return asked.in_place and current is not None and self._fleet.make_ready(current, asked.export, asked.settings)
+
     def _swap(self, entry: Entry, current: Entry, tell: Tell) -> Decision | None:
         """Put weights into the replicas that there are; None where these are of another shape."""
         try:
@@ -206,9 +221,10 @@ class Controller:
         except ServeError as error:
             tell(error.message)
             return None
-        self._fleet.route(table.alone(self._fleet.stored_table(), replace(entry, app=current.app)))
+        now = replace(entry, app=current.app)
+        self._fleet.route(table.alone(self._fleet.stored_table(), now))
         # Once more: for a replica that has started meanwhile, with the weights of before.
-        self._fleet.swap(current, entry)
+        self._fleet.swap(now, now)
         return Decision("promote", f"swapped in, {blackout_s * 1e3:.0f} ms without a token")
 
     def _take_over(self, asked: Asked, entry: Entry, current: Entry | None, tell: Tell) -> Decision:
@@ -217,7 +233,9 @@ class Controller:
             tell(f"{entry.version} is warm: {self._fleet.try_out(entry)}")
             decision = Decision("promote", "proven and warm")
             if current is not None and asked.canary is not None:
-                decision = self._watch(replace(entry, share=asked.canary), current, asked.for_s, tell)
+                of_shadow = replace(entry, share=0.0, shadow=asked.canary)
+                tried = of_shadow if asked.shadow else replace(entry, share=asked.canary)
+                decision = self._watch(tried, current, asked.for_s, tell)
         except BaseException as error:
             self._take_back(entry)
             if isinstance(error, ServeError):
@@ -237,10 +255,11 @@ class Controller:
     def _watch(self, canary: Entry, current: Entry, for_s: float, tell: Tell) -> Decision:
         """Give a version its share, and judge it until it is promoted or sent away."""
         self._fleet.route(table.beside(self._fleet.stored_table(), canary))
-        self._history.add(
-            "canary", model=canary.model, version=canary.version, export=canary.export, share=canary.share
-        )
-        tell(f"{canary.version} gets {canary.share:.0%} of the requests for {for_s:g} s")
+        kind: Literal["shadow", "canary"] = "shadow" if canary.shadow else "canary"
+        share = canary.shadow or canary.share
+        self._history.add(kind, model=canary.model, version=canary.version, export=canary.export, share=share)
+        copies = "a copy of " if canary.shadow else ""
+        tell(f"{canary.version} gets {copies}{share:.0%} of the requests for {for_s:g} s")
         began, told_at = self._clock.now(), 0.0
         while True:
             self._clock.sleep(_LOOK_EVERY_S)

@@ -1,4 +1,6 @@
-"""Whether a canary goes on, takes over or goes, by what was seen of it and of the version beside it. Pure."""
+"""Whether a version that is tried out goes on, takes over or goes: a canary, which answers some of the requests, or one
+in the shadow, which gets copies of some. By what was seen of it and of the version beside it. Pure.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,8 @@ class Rules:
 
     more_errors: float = 0.02
     """Share of requests that may fail beyond the current version's own."""
+    more_refused: float = 0.1
+    """Share of requests that it may have no room for, beyond the current version's own."""
     slower: float = 1.5
     """Times the current version's median, of the first token and of each that follows."""
     first_token_slack_s: float = 0.1
@@ -66,19 +70,21 @@ def decide(
     old_rated: Thumbs = UNRATED,
     rules: Rules = Rules(),
 ) -> Decision:
-    """Judge a canary after `elapsed_s` of `for_s`: sent away as soon as it is surely worse, promoted at the end."""
-    worse = _errors(new, old, rules) or _silence(new, old, rules) or _rated(new_rated, old_rated)
+    """Judge a version after `elapsed_s` of `for_s`: sent away as soon as it is surely worse, promoted at the end."""
+    worse = _errors(new, old, rules) or _refused(new, old, rules) or _silence(new, old, rules)
+    worse = worse or _rated(new_rated, old_rated)
     if worse is None and min(new.requests, old.requests) >= rules.enough:
         worse = _slow("the first token", new.first_token_s, old.first_token_s, rules.first_token_slack_s, rules)
         worse = worse or _slow("a token", new.token_s, old.token_s, rules.token_slack_s, rules)
     if worse is not None:
         return Decision("roll back", worse)
-    liked = f", {new_rated.up} of {new_rated.count} rated up" if new_rated.count else ""
+    more = f", it had no room for {new.refused} more" if new.refused else ""
+    more += f", {new_rated.up} of {new_rated.count} rated up" if new_rated.count else ""
     if elapsed_s < for_s:
-        return Decision("wait", f"{new.requests} requests, {new.errors} failed{liked}")
+        return Decision("wait", f"{new.requests} requests, {new.errors} failed{more}")
     if new.requests == 0:
         return Decision("promote", f"no request came in {for_s:g} s; it has proven itself")
-    return Decision("promote", f"{new.requests} requests in {for_s:g} s, {new.errors} failed{liked}")
+    return Decision("promote", f"{new.requests} requests in {for_s:g} s, {new.errors} failed{more}")
 
 
 def _errors(new: Seen, old: Seen, rules: Rules) -> str | None:
@@ -87,6 +93,15 @@ def _errors(new: Seen, old: Seen, rules: Rules) -> str | None:
     if new.errors < 2 or least_rate(new.errors, new.requests) <= allowed:
         return None
     return f"{new.errors} of {new.requests} requests failed, against {old.errors} of {old.requests} before"
+
+
+def _refused(new: Seen, old: Seen, rules: Rules) -> str | None:
+    """As failures: two at least, and a share that is surely above the allowed one."""
+    came, came_before = new.requests + new.refused, old.requests + old.refused
+    allowed = (old.refused / came_before if came_before else 0.0) + rules.more_refused
+    if new.refused < 2 or least_rate(new.refused, came) <= allowed:
+        return None
+    return f"it had no room for {new.refused} of {came} requests, against {old.refused} of {came_before} before"
 
 
 def _rated(new: Thumbs, old: Thumbs) -> str | None:

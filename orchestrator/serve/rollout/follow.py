@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.checkpoint.layout import step_of
-from orchestrator.checkpoint.reader import committed_steps
+from orchestrator.checkpoint.reader import newest_weights
 from orchestrator.errors import ServeError, SlipwayError
+from orchestrator.serve.rollout.exporter import Exporter
 
-_LOOK_EVERY_S = 0.2
-"""One folder is listed: that costs nothing, and what is waited here is waited by every checkpoint."""
+_LOOK_EVERY_S = 0.05
+"""Two folders are listed: that costs nothing, and what is waited here is waited by every checkpoint."""
 _log = logging.getLogger(__name__)
 
 
@@ -46,9 +47,9 @@ def export_newest(run: Path) -> Path:
 
 
 def newest_step(run: Path) -> int | None:
-    """The step of a run's newest checkpoint; None: it has none yet."""
-    steps = [step for folder in committed_steps(run) if (step := step_of(folder.name)) is not None]
-    return max(steps, default=None)
+    """The step of a run's newest weights, whose checkpoint may still be written; None: it has none yet."""
+    newest = newest_weights(run)
+    return None if newest is None else step_of(newest.name)
 
 
 class Follower:
@@ -60,10 +61,18 @@ class Follower:
         bring: Callable[[Path], object],
         *,
         served: Path,
-        export: Callable[[Path], Path] = export_newest,
+        export: Callable[[Path], Path] | None = None,
         every_s: float = _LOOK_EVERY_S,
     ) -> None:
-        """Starts it. `served` is the export that the service began with; a checkpoint may have come since."""
+        """Starts it.
+
+        Args:
+            run: what is followed.
+            bring: serves an export.
+            served: the export that the service began with; a checkpoint may have come since.
+            export: makes one of what is newest; an `Exporter` by default.
+            every_s: how often it looks.
+        """
         self._run = run
         self._bring = bring
         self._export = export
@@ -78,18 +87,25 @@ class Follower:
         self._stopped.set()
 
     def _follow(self) -> None:
+        if self._export is not None:
+            self._look_until_stopped(self._export)
+            return
+        with Exporter() as export:
+            self._look_until_stopped(export)
+
+    def _look_until_stopped(self, export: Callable[[Path], Path]) -> None:
         while not self._stopped.wait(self._every_s):
             try:
-                self._look()
+                self._look(export)
             except SlipwayError as error:  # refused, or rolled back: what is served goes on, and so does the run
                 _log.warning("%s is not served: %s", self._run.name, error)
 
-    def _look(self) -> None:
+    def _look(self, export: Callable[[Path], Path]) -> None:
         newest = newest_step(self._run)
         if newest is None or newest == self._seen:
             return
         self._seen = newest
-        export = self._export(self._run).resolve()
-        if export != self._served:  # the best one may be an older one, which is served already
-            self._bring(export)
-            self._served = export
+        made = export(self._run).resolve()
+        if made != self._served:  # the best one may be an older one, which is served already
+            self._bring(made)
+            self._served = made

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from orchestrator.serve.deployment.table import next_version
 
-EventKind = Literal["started", "canary", "promoted", "rolled back", "refused"]
+EventKind = Literal["started", "canary", "shadow", "promoted", "rolled back", "refused"]
 
 
 @dataclass(frozen=True)

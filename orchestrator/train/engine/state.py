@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from orchestrator.train.engine.pieces import Piece, PieceReader
+from orchestrator.train.engine.pieces import Piece, PieceReader, RankState
 
 _WEIGHT, _BUFFER, _OPTIMIZER = "weight", "buffer", "optimizer."
 """Pieces are named `weight/NAME`, `optimizer.KEY/NAME` and `buffer/NAME`, numbers `optimizer.KEY`."""
@@ -44,8 +44,11 @@ class Layout(Protocol):
     optimizer: torch.optim.Optimizer
     """Torch's own, whose state is by the tensors of `spans`."""
 
-    def spans(self) -> Iterator[Span]:
-        """All that this rank updates."""
+    is_passing: bool
+    """Whether a span's numbers, and the state of its tensor, are in memory only until the next one is asked for."""
+
+    def spans(self, *, changing: bool = False) -> Iterator[Span]:
+        """All that this rank updates; `changing` where the caller writes to it."""
         ...
 
     def show(self) -> None:
@@ -54,17 +57,31 @@ class Layout(Protocol):
 
 
 def pieces_of(layout: Layout) -> tuple[dict[str, Piece], dict[str, float]]:
-    """What this rank holds, and what all ranks have alike. The tensors are views: copy what outlives the next step."""
+    """What this rank holds, and what all ranks have alike.
+
+    The tensors are views, but for those of a layout that is passing: copy what outlives the next step.
+    """
     pieces: dict[str, Piece] = {}
     numbers: dict[str, float] = {}
+
+    def piece(span: Span, values_N: Tensor) -> Piece:
+        found_N = span.of(values_N)
+        return Piece(span.start, found_N.clone() if layout.is_passing else found_N)
+
     for span in layout.spans():
-        pieces[f"{_WEIGHT}/{span.name}"] = Piece(span.start, span.of(span.flat_N))
+        pieces[f"{_WEIGHT}/{span.name}"] = piece(span, span.flat_N)
         for key, value in layout.optimizer.state.get(span.flat_N, {}).items():
             if isinstance(value, Tensor) and value.dim() and value.shape == span.flat_N.shape:
-                pieces[f"{_OPTIMIZER}{key}/{span.name}"] = Piece(span.start, span.of(value))
+                pieces[f"{_OPTIMIZER}{key}/{span.name}"] = piece(span, value)
             elif value is not None:
                 numbers[_OPTIMIZER + key] = float(value)
     return pieces, numbers
+
+
+def weights_of(state: RankState) -> RankState:
+    """What of a rank's state makes the model, without what the optimizer needs besides."""
+    pieces = {name: piece for name, piece in state.pieces.items() if not name.startswith(_OPTIMIZER)}
+    return replace(state, pieces=pieces)
 
 
 def take_up(layout: Layout, reader: PieceReader, wholes: Mapping[str, int]) -> None:
@@ -82,7 +99,7 @@ def take_up(layout: Layout, reader: PieceReader, wholes: Mapping[str, int]) -> N
         kind, _, name = written.partition("/")
         if kind.startswith(_OPTIMIZER) and name in keys:
             keys[name].append(kind.removeprefix(_OPTIMIZER))
-    for span in layout.spans():
+    for span in layout.spans(changing=True):
         span.of(span.flat_N).copy_(reader.read(f"{_WEIGHT}/{span.name}", span.start, span.end))
         _take_up_state(layout.optimizer, span, keys[span.name], reader)
     layout.show()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from orchestrator.job_train import Train
 from orchestrator.objectives.protocol import Batch, Objective, Tensors
 from orchestrator.track import metrics
+from orchestrator.train.engine.average import AVERAGE
 from orchestrator.train.engine.checksum import checksum_of
 from orchestrator.train.engine.devices import own_device, to_device, to_host
 from orchestrator.train.engine.flat import FlatWeights, norm_of
@@ -43,8 +44,6 @@ from orchestrator.train.group import TorchGroup
 from orchestrator.train.optimizers import flat_optimizer
 from orchestrator.train.ranks import Stopwatch
 from orchestrator.train.weights.lora import merged_weights
-
-_AVERAGE, _STATISTICS = "average", "statistics."
 
 
 class TorchEngine:
@@ -152,14 +151,13 @@ class TorchEngine:
         pieces, numbers = pieces_of(self._layout)
         if self._average_N is not None:
             for slot, values in zip(self._flat.slots, self._flat.views(self._average_N), strict=True):
-                pieces[f"{_AVERAGE}/{slot.name}"] = Piece(0, values.view(-1))
-        numbers |= {f"{_STATISTICS}{i}": value for i, value in enumerate(self._statistics.state.tolist())}
-        return RankState(0, 1, pieces | buffers_of(self._model), numbers)
+                pieces[f"{AVERAGE}/{slot.name}"] = Piece(0, values.view(-1))
+        return RankState(0, 1, pieces | buffers_of(self._model), numbers | self._statistics.numbers())
 
     def whole(self, reader: PieceReader) -> dict[str, Tensor]:
         """See `TrainEngine`. Buffers that a model does not keep in its own state are left out."""
         shapes = {slot.name: slot.shape for slot in self._flat.slots}
-        kind = {} if self._average_N is None else {"kind": _AVERAGE}
+        kind = {} if self._average_N is None else {"kind": AVERAGE}
         trained = whole_model(self._model, shapes, reader, **kind)
         fixed = {name: p for name, p in self._model.named_parameters() if name not in trained} | self._frozen
         return merged_weights(self._model, trained | {name: _host_copy(value) for name, value in fixed.items()})
@@ -171,9 +169,8 @@ class TorchEngine:
             set_buffers(self._model, reader)
             if self._average_N is not None:
                 for slot, values in zip(self._flat.slots, self._flat.views(self._average_N), strict=True):
-                    values.view(-1).copy_(reader.read(f"{_AVERAGE}/{slot.name}", 0, slot.numbers))
-            for i in range(len(self._statistics.state)):
-                self._statistics.state[i] = reader.numbers.get(f"{_STATISTICS}{i}", 0.0)
+                    values.view(-1).copy_(reader.read(f"{AVERAGE}/{slot.name}", 0, slot.numbers))
+            self._statistics.take_up(reader.numbers)
         self._half_updated = False
 
     @property
@@ -216,17 +213,10 @@ class TorchEngine:
         self, first: Sequence[float], grad_norm: float, batch: Batch, totals: Mapping[str, float]
     ) -> dict[str, float]:
         """Metrics of a step that is measured. Collective where it has several micro-batches, `batch` first."""
-        extra = {metrics.WEIGHT_NORM: float(norm_of(self._flat.master_N))}
-        if not first:
-            return extra
-        share = share_of(batch, totals)
-        # A rank that has run out of samples has no gradient of its own.
-        own = ((first[0] / share) ** 2, 1.0 / share, 1.0) if share else (0.0, 0.0, 0.0)
-        part, inverse_share, ranks = self._group.sum(*own)
-        if inverse_share > ranks:
-            self._statistics.add(part=part / ranks, inverse_share=inverse_share / ranks, whole=grad_norm**2)
-        scale = self._statistics.noise_scale()
-        return extra if scale is None else {**extra, metrics.GRADIENT_NOISE: scale}
+        own = first[0] if first else None
+        share, add_up = share_of(batch, totals), self._group.sum
+        extra = self._statistics.of_step(own=own, share=share, whole=grad_norm, add_up=add_up)
+        return {metrics.WEIGHT_NORM: float(norm_of(self._flat.master_N)), **extra}
 
     def _to_training(self) -> None:
         if not self._learner.training:
@@ -247,11 +237,13 @@ class TorchEngine:
 class _FlatLayout:
     """All weights, as the optimizer has them: a kind is one tensor to it, or each matrix is."""
 
+    is_passing = False
+
     def __init__(self, optimizer: torch.optim.Optimizer, flat: FlatWeights, *, show: Callable[[], None]) -> None:
         self.optimizer, self._flat = optimizer, flat
         self.show = show
 
-    def spans(self) -> Iterator[Span]:
+    def spans(self, *, changing: bool = False) -> Iterator[Span]:
         leaves = [leaf for group in self.optimizer.param_groups for leaf in group["params"]]
         starts = sorted((leaf.storage_offset(), number) for number, leaf in enumerate(leaves))
         for slot in self._flat.slots:

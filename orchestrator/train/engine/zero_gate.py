@@ -42,6 +42,11 @@ class Gate:
             self.admitted = self._ask(norm)
         return self.admitted
 
+    @property
+    def updated(self) -> bool:
+        """Whether the last step has changed the weights, after it."""
+        return self.admitted is not False and not getattr(self._optimizer, "overflow", False)
+
     def _wrap(self, method: str, by: Callable[..., Any]) -> None:
         self._inner = getattr(self._optimizer, method)
         setattr(self._optimizer, method, by)

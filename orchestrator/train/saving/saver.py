@@ -31,6 +31,7 @@ from orchestrator.store import write_json
 from orchestrator.train.engine.host_copies import HostCopies
 from orchestrator.train.engine.pieces import PieceReader, RankState, write_state
 from orchestrator.train.engine.protocol import TrainEngine
+from orchestrator.train.engine.state import weights_of
 from orchestrator.train.group import TorchGroup
 from orchestrator.train.saving.background import Background
 
@@ -156,13 +157,20 @@ class Saver:
         def write() -> None:
             taken.copy(self._copies, self._probe if self._group.rank == 0 else None, then=saved.copied)
 
-            def fill(folder: Path) -> None:
+            def share(folder: Path) -> None:
                 if taken.problem is not None:
                     raise taken.problem
                 before()
-                self._fill(folder, taken)
+                if taken.state is not None:
+                    write_state(folder, weights_of(taken.state))
 
-            content = Content(manifest, fill, self._write_weights, best_step=progress.best_step)
+            content = Content(
+                manifest,
+                share,
+                lambda shares, folder: self._weigh(shares, folder, taken),
+                lambda folder: self._fill(folder, taken),
+                best_step=progress.best_step,
+            )
             after(saved, self._writer.write(progress.step, content))
 
         self._saving = saved
@@ -240,23 +248,20 @@ class Saver:
         self._copies.begin()
         return taken
 
+    def _weigh(self, shares: Path, folder: Path, taken: _Taken) -> None:
+        """From what all ranks have written: nobody has to gather it while it trains."""
+        with PieceReader(shares) as reader:
+            save_file(self._engine.whole(reader), folder / layout.WEIGHTS)
+        if taken.logits is not None:
+            save_file({**self._probe, "trainer_logits": taken.logits.contiguous()}, folder / layout.PROBE)
+        write_json(folder / layout.MODEL_CONFIG, self._description)
+        write_json(folder / layout.PROGRESS, json.loads(taken.progress.model_dump_json()))
+        (folder / layout.JOB).write_text(job_to_yaml(self._job), encoding="utf-8")
+
     def _fill(self, folder: Path, taken: _Taken) -> None:
         if taken.state is not None:
             write_state(folder / layout.STATE_FOLDER, taken.state)
-        if taken.logits is not None and self._group.rank == 0:
-            self._rank_0_files(folder, taken.progress, taken.logits.contiguous())
         save_file(taken.random_state, folder / layout.rng_file(self._group.rank))
-
-    def _rank_0_files(self, folder: Path, progress: Progress, logits: Tensor) -> None:
-        save_file({**self._probe, "trainer_logits": logits}, folder / layout.PROBE)
-        write_json(folder / layout.MODEL_CONFIG, self._description)
-        write_json(folder / layout.PROGRESS, json.loads(progress.model_dump_json()))
-        (folder / "job.yaml").write_text(job_to_yaml(self._job), encoding="utf-8")
-
-    def _write_weights(self, folder: Path) -> None:
-        """From what all ranks have written: nobody has to gather it while it trains."""
-        with PieceReader(folder / layout.STATE_FOLDER) as reader:
-            save_file(self._engine.whole(reader), folder / layout.WEIGHTS)
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -53,6 +53,8 @@ def _read_checkpoint(folder: Path) -> SourceWeights:
         if not (folder / name).is_file() or sha256_file(folder / name) != digests.get(name):
             raise StoreError(f"{folder / name} is absent or was altered", fix=f"delete {folder}: older ones are used")
     description = read_json(folder / MODEL_CONFIG)
+    if "custom" in description:
+        raise StoreError(f"{folder} is of a network of your own", fix="name a gpt or bert in train.from")
     head = description.pop("head", None)
     try:
         config = ModelConfig.from_dict(description)

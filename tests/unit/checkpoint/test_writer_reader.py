@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,11 +14,26 @@ from typing import Any
 import pytest
 
 from orchestrator.attempts import Attempt, FencedError, writing_run
-from orchestrator.checkpoint.layout import PROGRESS, Progress, checkpoints_folder
-from orchestrator.checkpoint.reader import committed_steps, newest_checkpoint, read_checkpoint
+from orchestrator.checkpoint.layout import (
+    EXPORTED,
+    PROGRESS,
+    WEIGHTS,
+    Progress,
+    checkpoints_folder,
+    step_folder,
+    weights_folder,
+)
+from orchestrator.checkpoint.reader import (
+    Checkpoint,
+    best_checkpoint,
+    committed_steps,
+    newest_checkpoint,
+    newest_weights,
+    read_checkpoint,
+)
 from orchestrator.checkpoint.writer import CheckpointWriter, Content, Retention
 from orchestrator.errors import StoreError
-from orchestrator.store import MARKER, read_manifest
+from orchestrator.store import MARKER, delete_committed, read_manifest
 
 Fill = Callable[[Path], None]
 
@@ -90,8 +106,15 @@ def progress_of(step: int) -> Fill:
     return fill
 
 
-def content_of(fill: Fill, manifest: dict[str, Any] | None = None) -> Content:
-    return Content(manifest or {}, fill, lambda folder: None)
+def put_together(shares: Path, folder: Path) -> None:
+    """Of what each rank has said of itself, all that an export reads."""
+    (folder / WEIGHTS).write_text("".join(path.name for path in sorted(shares.iterdir())))
+
+
+def content_of(
+    fill: Fill, manifest: dict[str, Any] | None = None, *, rank: int = 0, weigh: Any = put_together
+) -> Content:
+    return Content(manifest or {}, lambda folder: (folder / f"rank-{rank}").touch(), weigh, fill)
 
 
 def write(
@@ -100,6 +123,7 @@ def write(
     writer = CheckpointWriter(run, group=Alone(), attempt=attempt, retention=Retention(keep_last, keep_every))
     for step in steps:
         writer.write(step, content_of(progress_of(step), {"step": step, "world_size": 1}))
+    assert list(weights_folder(run).glob("*")) == []
     return writer
 
 
@@ -119,7 +143,8 @@ def test_what_is_written_is_found_and_verifies(run: Path, attempt: Attempt) -> N
     assert newest(run) == (20, [])
     found = read_checkpoint(committed_steps(run)[0])
     assert (found.step, found.manifest["world_size"]) == (10, 1)
-    assert [f["path"] for f in found.manifest["files"]] == [PROGRESS, "zero/state.bin"]
+    assert [f["path"] for f in found.manifest["files"]] == [WEIGHTS, PROGRESS, "zero/state.bin"]
+    assert (found.path / WEIGHTS).read_text() == "rank-0"
 
 
 def test_a_run_without_checkpoints_has_none(run: Path) -> None:
@@ -193,6 +218,108 @@ class TestDamage:
         assert newest(run) == (10, [])
 
 
+class Stopped(Exception):
+    """What a test ends a writer with."""
+
+
+class TestWeightsFirst:
+    """The weights of a checkpoint can be exported before the rest of it is durable."""
+
+    def weigh(self, shares: Path, folder: Path) -> None:
+        put_together(shares, folder)
+        (folder / PROGRESS).write_text(Progress(step=20, best_step=self.best_step).model_dump_json())
+
+    best_step: int | None = None
+    found: Checkpoint | None = None
+
+    def write(self, run: Path, attempt: Attempt, look: Callable[[Path], object]) -> None:
+        """Steps 10 and 20; `look` is called when the weights of the second stand, and nothing else of it."""
+
+        def fill(folder: Path) -> None:
+            look(step_folder(weights_folder(run), 20))
+            (folder / "zero").mkdir()
+            (folder / "zero" / "state.bin").write_bytes(b"x" * 1000)
+
+        write(run, attempt, 10).write(20, content_of(fill, {"step": 20}, weigh=self.weigh))
+
+    def take(self, run: Path) -> None:
+        self.found = best_checkpoint(run, say=print, deep=EXPORTED, ahead=True)
+
+    def test_they_are_taken_before_the_checkpoint_stands(self, run: Path, attempt: Attempt) -> None:
+        def look(folder: Path) -> None:
+            self.take(run)
+            assert newest(run) == (10, [])  # what a resume takes
+            assert newest_weights(run) == folder
+            assert (folder / WEIGHTS).stat().st_nlink == 2  # it stands in both, and on the disk once
+
+        self.write(run, attempt, look)
+        assert self.found is not None
+        assert (self.found.path, self.found.step) == (step_folder(weights_folder(run), 20), 20)
+        assert newest(run) == (20, [])
+        folder = step_folder(checkpoints_folder(run), 20)
+        assert newest_weights(run) == folder
+        assert {row["path"]: row for row in read_manifest(folder)["files"]}.items() >= {
+            row["path"]: row for row in self.found.manifest["files"]
+        }.items()
+        assert (folder / WEIGHTS).stat().st_nlink == 1
+        assert not list(weights_folder(run).iterdir())
+
+    def test_the_best_of_the_steps_before_is_taken_where_a_metric_chose_it(self, run: Path, attempt: Attempt) -> None:
+        self.best_step = 10
+        self.write(run, attempt, lambda _: self.take(run))
+        assert self.found is not None
+        assert self.found.path == step_folder(checkpoints_folder(run), 10)
+
+    def test_torn_ones_are_not_taken(self, run: Path, attempt: Attempt) -> None:
+        def tear(folder: Path) -> None:
+            os.truncate(folder / WEIGHTS, 2)
+            self.take(run)
+
+        self.write(run, attempt, tear)
+        assert self.found is not None
+        assert self.found.step == 10
+        assert newest(run)[0] == 10  # nor is the checkpoint, which has the same file
+
+    def test_they_go_with_a_checkpoint_that_fails(self, run: Path, attempt: Attempt) -> None:
+        def fail(_: Path) -> None:
+            raise Stopped
+
+        with pytest.raises(Stopped):
+            self.write(run, attempt, fail)
+        self.take(run)
+        assert self.found is not None
+        assert self.found.step == 10
+        assert not list(weights_folder(run).iterdir())
+
+    def test_those_of_a_killed_attempt_are_readable_until_the_next_begins(self, run: Path, attempt: Attempt) -> None:
+        left = run / "left"
+        self.write(run, attempt, lambda folder: shutil.copytree(folder, left))
+        delete_committed(step_folder(checkpoints_folder(run), 20))
+        left.rename(step_folder(weights_folder(run), 20))
+        self.take(run)
+        assert self.found is not None
+        assert self.found.step == 20
+        write(run, attempt)
+        assert newest_weights(run) == step_folder(checkpoints_folder(run), 10)
+
+    def test_an_overtaken_attempt_leaves_those_of_the_newer_one(self, run: Path, attempt: Attempt) -> None:
+        newer = step_folder(weights_folder(run), 30)
+
+        def be_overtaken(folder: Path) -> None:
+            with writing_run(run):
+                shutil.copytree(folder, newer)
+
+        with pytest.raises(FencedError):
+            self.write(run, attempt, be_overtaken)
+        assert newest_weights(run) == newer
+
+    def test_an_overtaken_attempt_publishes_none(self, run: Path, attempt: Attempt) -> None:
+        with writing_run(run):
+            pass
+        with pytest.raises(FencedError):
+            self.write(run, attempt, lambda _: pytest.fail("weights stand"))
+
+
 class TestFailure:
     @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("no number")])
     def test_a_failed_write_publishes_nothing(self, run: Path, attempt: Attempt, error: Exception) -> None:
@@ -224,7 +351,7 @@ def on_threads(run: Path, attempt: Attempt, fills: list[Fill]) -> list[BaseExcep
     def work(rank: int) -> None:
         try:
             writer = CheckpointWriter(run, group=ThreadRank(rank, meeting), attempt=attempt, retention=Retention(2))
-            ended[rank] = writer.write(7, content_of(fills[rank], {"step": 7}))
+            ended[rank] = writer.write(7, content_of(fills[rank], {"step": 7}, rank=rank))
         except BaseException as error:  # noqa: BLE001 - handed to the test
             ended[rank] = error
 
@@ -253,7 +380,8 @@ class TestManyRanks:
         folder = checkpoints_folder(run) / "step-00000007"
         assert ended == [folder] * num_ranks
         listed = [row["path"] for row in read_manifest(folder)["files"]]
-        assert listed == sorted([PROGRESS, *(f"rank-{r}-{p}" for r in range(num_ranks) for p in range(3))])
+        assert listed == sorted([WEIGHTS, PROGRESS, *(f"rank-{r}-{p}" for r in range(num_ranks) for p in range(3))])
+        assert (folder / WEIGHTS).read_text() == "".join(f"rank-{rank}" for rank in range(num_ranks))
         assert read_checkpoint(folder).step == 7
 
     @pytest.mark.parametrize("broken", [0, 2])

@@ -24,6 +24,7 @@ _SAYS = """
 import json, os, signal, sys
 import numpy
 print(json.dumps({
+    "group": os.getpgrp(),
     "pid": os.getpid(), "parent": os.getppid(), "arguments": sys.argv, "folder": os.getcwd(), "path": sys.path[0],
     "given": os.environ.get("GIVEN"), "kept": os.environ.get("KEPT"), "imported": sorted(sys.modules),
     "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())), "drawn": int(numpy.random.randint(1 << 60)),
@@ -74,6 +75,7 @@ def test_a_copy_is_what_the_command_would_have_been(templates: template.Template
     assert said["path"] == str(script.parent)
     assert (said["given"], said["kept"], said["name"]) == ("here", "by an import", "__main__")
     assert said["blocked"] == []
+    assert said["group"] == said["pid"]
     assert said["child"]
 
 

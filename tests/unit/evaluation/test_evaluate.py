@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import custom_fixtures
 import numpy as np
 import pytest
 import torch
@@ -161,6 +162,18 @@ def test_a_split_that_is_not_there_or_empty_is_refused_with_those_that_are(store
     assert not (run / EVALUATIONS).exists()
 
 
+def test_no_share_of_a_split_that_no_job_has_is_asked_for(store: Store, run: Path) -> None:
+    for split, wanted in (("dev", False), ("test", True)):
+        with pytest.raises(JobError) as e:
+            evaluate_target(store, run.name, split=split)
+        assert ("data.split." in str(e.value.fix)) is wanted
+
+
+def test_a_network_of_ones_own_is_not_scored_on_text(store: Store, job: JobSpec, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"the job tiny is for model\.kind gpt, .* is a network of your own"):
+        evaluate_target(store, str(custom_fixtures.export(tmp_path)), job=job)
+
+
 def test_a_head_that_the_job_does_not_teach_is_refused(store: Store, bert_run: Path) -> None:
     with pytest.raises(JobError, match=r"the job tiny is for the head lm, .* has the head mlm"):
         evaluate_target(store, bert_run.name)
@@ -196,6 +209,11 @@ def test_what_is_neither_run_nor_export_is_refused(store: Store, run: Path) -> N
     with pytest.raises(StoreError, match="there is no run 'nothing'") as e:
         evaluate_target(store, "nothing")
     assert "or the folder of an export" in str(e.value.fix)
+    (run.parent / "given").mkdir()
+    (run.parent / "given" / "config.json").touch()
+    with pytest.raises(StoreError, match="there is no run") as e:
+        evaluate_target(store, str(run.parent / "given"))
+    assert "slipway import" in str(e.value.fix)
 
 
 def test_a_checkpoint_that_was_altered_is_passed_over(store: Store, run: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,14 @@ def test_missing_extra_and_misshapen_tensors_are_named(tmp_path: Path, store: St
 
 def test_weights_of_another_type_are_named(tmp_path: Path, store: Store) -> None:
     source = with_tensors(folder_of(tmp_path), lambda t: t.update({Q: t[Q].to(torch.float8_e4m3fn)}))
-    refused(source, store, "float8_e4m3fn; float32, bfloat16 and float16 are read")
+    refused(source, store, rf"{Q} of .* is torch\.float8_e4m3fn; float32, bfloat16 and float16 are read")
+    with_tensors(source, lambda t: t.update({Q: torch.ones(32, 32, dtype=torch.int8)}))
+    refused(source, store, rf"{Q} of .* is torch\.int8")
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path, store: Store) -> None:
+    source = with_tensors(folder_of(tmp_path), lambda t: t[Q].view(-1)[5].fill_(math.nan))
+    refused(source, store, rf"{Q} of .* holds values that are not finite")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +200,8 @@ def test_weights_of_another_type_are_named(tmp_path: Path, store: Store) -> None
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling"),
         ({"hidden_size": 33}, "width 33 is not a multiple of heads 4"),
+        ({"hidden_size": "wide"}, "hidden_size 'wide' is not supported; only a whole number from 1 is"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers -1 is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
     ],
 )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from evaluation_fixtures import job_file, lay_out_checkpoint, lay_out_dataset, lay_out_run
+from export_fixtures import alter
 
 from orchestrator.errors import StoreError
+from orchestrator.export import stage
 from orchestrator.export.prove import load_proven
 from orchestrator.export.stage import Exported, chosen_checkpoint, export_at, export_run, newest_export
 from orchestrator.job import JobSpec
 from orchestrator.job_file import load_job
-from orchestrator.store import Store
+from orchestrator.store import Store, sweep
 
 
 @pytest.fixture
@@ -50,6 +53,66 @@ def test_the_best_checkpoint_is_exported_where_a_metric_chooses(run: Path, job: 
     lay_out_checkpoint(run, 30, job.model.config(300), best_step=10)
     assert chosen_checkpoint(run).step == 10
     assert exported(run).path.name == "step-00000010"
+
+
+def test_weights_whose_checkpoint_is_still_written_are_exported_once(run: Path, job: JobSpec) -> None:
+    checkpoint = lay_out_checkpoint(run, 30, job.model.config(300))
+    (run / "weights").mkdir()
+    ahead = checkpoint.rename(run / "weights" / checkpoint.name)
+    assert chosen_checkpoint(run).step == 20
+    made = exported(run)
+    assert made == Exported(run / "export" / "step-00000030", reused=False)
+    assert load_proven(made.path).manifest.step == 30
+    ahead.rename(checkpoint)
+    assert exported(run) == Exported(made.path, reused=True)
+
+
+def test_weights_that_move_to_their_checkpoint_while_they_are_read_are_read_there(
+    run: Path, job: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = lay_out_checkpoint(run, 30, job.model.config(300))
+    (run / "weights").mkdir()
+    ahead = checkpoint.rename(run / "weights" / checkpoint.name)
+
+    def sweep_and_move(parent: Path, name: str | None = None) -> None:
+        sweep(parent, name)
+        if ahead.exists():
+            ahead.rename(checkpoint)
+
+    monkeypatch.setattr(stage, "sweep", sweep_and_move)
+    made = exported(run)
+    assert (made.path.name, made.reused) == ("step-00000030", False)
+    load_proven(made.path)
+
+
+def test_a_step_that_another_attempt_trained_anew_is_exported_anew(run: Path, job: JobSpec) -> None:
+    def of_attempt(number: int) -> None:
+        folder = lay_out_checkpoint(run, 30, job.model.config(300))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "attempt": number}))
+
+    of_attempt(1)
+    made = exported(run)
+    assert load_proven(made.path).manifest.attempt == 1
+    assert exported(run).reused
+    shutil.rmtree(run / "checkpoints" / "step-00000030")
+    of_attempt(2)
+    assert not exported(run).reused
+    assert load_proven(made.path).manifest.attempt == 2
+
+
+def test_what_an_export_does_not_read_is_not_hashed(run: Path, job: JobSpec) -> None:
+    folder = lay_out_checkpoint(run, 30, job.model.config(300))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "zero.bin").write_bytes(b"other")
+    row = {"path": "zero.bin", "bytes": 5, "sha256": "0" * 64}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": [*manifest["files"], row]}))
+    assert chosen_checkpoint(run).step == 30
+    (folder / "zero.bin").write_bytes(b"torn")
+    assert chosen_checkpoint(run).step == 20
+    (folder / "zero.bin").write_bytes(b"other")
+    alter(folder, lambda tensors: next(iter(tensors.values())).add_(1))
+    assert chosen_checkpoint(run).step == 20
 
 
 def test_an_export_of_an_older_format_is_written_again(run: Path) -> None:

@@ -43,6 +43,7 @@ def test_it_is_a_hugging_face_folder_with_manifest_and_marker(pristine: Path) ->
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
+        "model.safetensors.index.json",
         "special_tokens_map.json",
         "generation_config.json",
         "README.md",

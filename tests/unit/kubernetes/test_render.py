@@ -270,7 +270,7 @@ def test_what_is_given_reaches_every_object() -> None:
     }
 
 
-def test_what_is_not_served_has_no_service_and_says_so() -> None:
+def test_an_encoder_has_a_service_as_a_decoder_has() -> None:
     data = {
         "sources": [{"path": "s3://texts/all", "format": "text"}],
         "tokenizer": {"train": "wordpiece"},
@@ -281,8 +281,7 @@ def test_what_is_not_served_has_no_service_and_says_so() -> None:
         job_of(data=data, model={"kind": "bert", "layers": 2, "width": 64, "heads": 2, "context": 64}),
     ):
         found = rendered(job)
-        assert ("rayservice.yaml" in found.files) == job.model.is_served
-        assert any("rayservice.yaml" in warning for warning in found.warnings) == (not job.model.is_served)
+        assert "rayservice.yaml" in found.files
 
 
 def test_relative_paths_and_lonely_gpus_are_pointed_out() -> None:

@@ -168,7 +168,18 @@ def test_unknown_memory_is_said_and_nothing_is_promised(tiny_job: MakeJob) -> No
     assert plan.micro_batch * 1024 == 2048
     assert plan.usable_bytes_per_worker is None
     assert plan.memory_per_worker is not None
-    assert any("the memory of the workers is not known" in warning for warning in plan.warnings)
+    assert any(
+        "the memory of the workers is not known: nothing says whether the job fits; give --gpu-memory" in warning
+        for warning in plan.warnings
+    )
+    [warning] = make_plan(tiny_job(), gpus(None)).warnings
+    assert "give --memory," in warning
+
+
+def test_a_gpu_that_the_base_fills_has_no_room_left(tiny_job: MakeJob) -> None:
+    plan = make_plan(tiny_job(SMALL, *AUTO, "train.batch_tokens=524288"), gpus(1))
+    assert plan.usable_bytes_per_worker == 0
+    assert any("0 B can be filled" in warning for warning in plan.warnings)
 
 
 def test_an_unknown_size_is_said(tiny_job: MakeJob) -> None:
@@ -176,6 +187,8 @@ def test_an_unknown_size_is_said(tiny_job: MakeJob) -> None:
     plan = make_plan(job, ClusterView(nodes=[Node(cpus=2, memory_bytes=8 * 10**9)]))
     assert (plan.zero_stage, plan.memory_per_worker, plan.hours) == (2, None, None)
     assert any("the size of the model is not known" in warning for warning in plan.warnings)
+    known = make_plan(tiny_job(), ClusterView(nodes=[Node(cpus=2)])).summary()["memory_per_worker"]
+    assert plan.summary()["memory_per_worker"] == dict.fromkeys(known)
 
 
 def test_cpu_workers_share_their_node(tiny_job: MakeJob) -> None:

@@ -11,7 +11,7 @@ from model.config import LABELLED, HeadConfig
 from model.families import build
 from orchestrator.job_train import Lora
 from orchestrator.plan.network import Case
-from orchestrator.plan.states import States, states
+from orchestrator.plan.states import States, copied_bytes, states
 from orchestrator.train.weights.lora import add_adapters
 
 MakeCase = Callable[..., Case]
@@ -110,6 +110,14 @@ def test_lora_of_an_encoder_trains_what_the_engine_trains(case: MakeCase, object
 def test_an_average_of_the_weights_is_a_copy_in_fp32(case: MakeCase) -> None:
     without, having = (states(case("gpt2-124m", ema=ema)).optimizer for ema in (None, 0.999))
     assert having - without == 4 * GPT2
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_average_is_cut_up_with_the_weights_that_it_is_of(case: MakeCase, stage: int) -> None:
+    without, having = (case("gpt2-124m", stage=stage, ema=ema) for ema in (None, 0.999))
+    part = 4 * -(-having.network.trained // having.workers)
+    assert states(having).optimizer - states(without).optimizer == part
+    assert copied_bytes(having) - copied_bytes(without) == part
 
 
 def test_offload_moves_state_to_the_host(case: MakeCase) -> None:

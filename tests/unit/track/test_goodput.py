@@ -252,7 +252,8 @@ def test_after_a_kill_the_night_on_disk_is_no_wall_time() -> None:
     near(found, useful=2 * 0.54, data_wait=2 * 0.06, recomputed=0.4, startup=4.0, recovery=4.0, checkpoint_stall=0.2)
     assert found.wall_s < 10
     (restart,) = found.restarts
-    assert restart.to_json() == {"class": "unknown", "cause": "unknown", "step": 3, "recovered_in_s": 2.0}
+    cause = "the driver was killed, or its machine was lost"
+    assert restart.to_json() == {"class": "control-plane", "cause": cause, "step": 3, "recovered_in_s": 2.0}
 
 
 def test_a_driver_that_goes_on_by_itself_counts_what_it_waits() -> None:

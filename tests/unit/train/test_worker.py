@@ -16,6 +16,7 @@ from evaluation_fixtures import job_file, lay_out_classified, lay_out_dataset
 from orchestrator.attempts import writing_run
 from orchestrator.cluster.view import local_view
 from orchestrator.data.dataset import open_dataset
+from orchestrator.errors import StoreError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import load_job
 from orchestrator.plan import make_plan
@@ -48,6 +49,12 @@ def trained(job: JobSpec, dataset: Path, run: Path) -> list[dict[str, Any]]:
 
 def scored(run: Path) -> dict[int, float]:
     return {line["train/step"]: line["eval/loss"] for line in read_metrics(run) if "eval/loss" in line}
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"is no run: it has no job\.yaml") as refused:
+        read_run(tmp_path)
+    assert "slipway prepare JOB" in str(refused.value.fix)
 
 
 def test_a_decoders_evaluations_leave_what_it_writes(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_a_killed_run_accounts_for_every_second(tmp_path: Path) -> None:
     assert parts["useful"] == pytest.approx(useful, abs=0.002)
     assert all(parts[part] > 0 for part in ("startup", "recovery", "checkpoint_stall", "recomputed"))
     (restart,) = found["restarts"]
-    assert restart["class"] == "unknown"
+    assert (restart["class"], restart["cause"]) == ("worker", "its process was killed, or its machine was lost")
     assert restart["recovered_in_s"] == pytest.approx(parts["recovery"], abs=0.002)
     assert 0 < lines[-1][metrics.GOODPUT] <= 1
     assert not found["alive"]

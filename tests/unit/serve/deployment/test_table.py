@@ -62,3 +62,16 @@ def test_draws_follow_the_shares(shares: list[float], count: int) -> None:
 def test_version_numbers_go_on() -> None:
     assert table.next_version([]) == "v1"
     assert table.next_version(["v1", "v12", "v3"]) == "v13"
+
+
+def test_one_in_the_shadow_is_never_the_current_version() -> None:
+    shadow = replace(entry("m", "v2"), share=0.0, shadow=1.0)
+    both = table.beside((entry("m", "v1"),), shadow)
+    assert [each.share for each in both] == [1.0, 0.0]
+    assert table.current(both, "m") == both[0]
+    assert table.current((shadow,), "m") is None
+    assert (table.in_shadow(both, "m"), table.in_shadow(both, "n")) == (shadow, None)
+    assert {table.drawn(both, at / 7).version for at in range(7)} == {"v1"}
+    (taken_over,) = table.alone(both, shadow)
+    assert (taken_over.share, taken_over.shadow) == (1.0, 0.0)
+    assert Entry.from_json(shadow.as_json()) == shadow

@@ -36,8 +36,17 @@ class FakeFleet:
     now: float = 0.0
     on_sleep: Callable[[], None] = lambda: None
 
+    takes_weights: bool = True
+    proofs: list[str] = field(default_factory=list)
+
     def prove(self, export: Path, settings: Serve) -> None:
         self._fail("prove")
+        self.proofs.append("here")
+
+    def make_ready(self, old: Entry, export: Path, settings: Serve) -> bool:
+        self._fail("ready")
+        self.proofs += ["replicas"] * self.takes_weights
+        return self.takes_weights
 
     def entry_of(self, export: Path, settings: Serve, *, model: str, version: str) -> Entry:
         facts = Facts(kind="decoder", fingerprint=f"fp_{export.name}", created=1)
@@ -159,6 +168,27 @@ def test_a_bad_canary_goes_at_once_and_the_current_version_goes_on(service: Serv
     assert service.rollout()["version"] == "v3"  # a number never means two exports
 
 
+def test_one_in_the_shadow_answers_nobody_until_it_takes_over(service: Service) -> None:
+    watched: list[Table] = []
+    service.fleet.on_sleep = lambda: watched.append(service.fleet.table)
+    service.rollout(canary=0.25, for_s=120.0, shadow=True)
+    current, shadow = watched[0]
+    assert (current.share, current.shadow, shadow.share, shadow.shadow) == (1.0, 0.0, 0.0, 0.25)
+    (entry,) = service.fleet.table
+    assert (entry.version, entry.share, entry.shadow) == ("v2", 1.0, 0.0)
+    assert service.events()[1:] == [("shadow", "v2"), ("promoted", "v2")]
+    assert any("gets a copy of 25% of the requests for 120 s" in line for line in service.told)
+
+
+def test_a_bad_one_in_the_shadow_goes_at_once(service: Service) -> None:
+    service.fleet.of_version["v2"] = Seen(requests=30, refused=30)
+    with pytest.raises(ServeError, match=r"m v2 was rolled back: it had no room for 30 of 60 requests.*; v1 goes on"):
+        service.rollout(canary=0.25, for_s=120.0, shadow=True)
+    assert service.fleet.now < 5.0
+    assert [(each.app, each.share) for each in service.fleet.table] == [("m-v1", 1.0)]
+    assert service.retired() == ["v2"]
+
+
 def test_a_canary_that_people_like_less_goes(service: Service) -> None:
     service.thumbs = {"v1": Thumbs(up=90, down=10), "v2": Thumbs(up=2, down=10)}
     with pytest.raises(ServeError, match="2 of 12 answers were rated up, against 90 of 100 before; v1 goes on"):
@@ -228,6 +258,7 @@ def test_weights_of_the_same_shape_are_swapped_in_place(service: Service) -> Non
     done = service.rollout(in_place=True)
     assert (done["version"], done["reason"]) == ("v2", "swapped in, 4 ms without a token")
     assert service.fleet.swapped == [("m-v1", "/exports/two")] * 2
+    assert service.fleet.proofs == ["replicas"]
     assert (service.fleet.started, service.retired()) == ([], [])
     (entry,) = service.fleet.table
     assert (entry.app, entry.version, entry.export) == ("m-v1", "v2", "/exports/two")
@@ -238,6 +269,21 @@ def test_weights_of_another_shape_come_beside(service: Service) -> None:
     assert service.rollout(in_place=True)["version"] == "v2"
     assert service.fleet.started == ["v2"]
     assert service.retired() == ["v1"]
+
+
+def test_replicas_that_take_no_other_weights_are_replaced_by_proven_ones(service: Service) -> None:
+    service.fleet.takes_weights = False
+    assert service.rollout(in_place=True)["version"] == "v2"
+    assert (service.fleet.proofs, service.fleet.swapped) == (["here"], [])
+    assert service.fleet.started == ["v2"]
+
+
+def test_weights_that_a_replica_refuses_are_served_nowhere(service: Service) -> None:
+    service.fleet.fails["ready"] = StoreError("tensor x has another SHA-256")
+    with pytest.raises(StoreError, match="another SHA-256"):
+        service.rollout(in_place=True)
+    assert (service.fleet.swapped, service.fleet.started, service.fleet.shares) == ([], [], [])
+    assert service.events()[-1] == ("refused", "v2")
 
 
 def test_one_rollout_at_a_time(service: Service) -> None:

@@ -20,7 +20,9 @@ def seen(draw: st.DrawFn) -> Seen:
     requests = draw(st.integers(0, 3000))
     errors = draw(st.integers(0, requests))
     silent = draw(st.floats(0.0, 100.0))
-    return Seen(requests=requests, errors=errors, first_token_s=draw(TIMES), token_s=draw(TIMES), silent_s=silent)
+    refused = draw(st.integers(0, 3000))
+    times = {"first_token_s": draw(TIMES), "token_s": draw(TIMES)}
+    return Seen(requests=requests, errors=errors, refused=refused, silent_s=silent, **times)
 
 
 @given(seen(), seen(), st.floats(0.0, 300.0), st.floats(0.0, 300.0))
@@ -43,6 +45,7 @@ def test_worse_never_helps(new: Seen, old: Seen, errors: int, slower: float, stu
     worse = replace(
         new,
         errors=min(new.requests, new.errors + errors),
+        refused=new.refused + errors,
         first_token_s=None if new.first_token_s is None else new.first_token_s * slower,
         token_s=None if new.token_s is None else new.token_s * slower,
         silent_s=new.silent_s + stuck_s,
@@ -121,3 +124,16 @@ def test_ratings_are_told() -> None:
         "1 of 10 answers were rated up, against 90 of 100 before"
     )
     assert told(Thumbs(up=7, down=1), Thumbs(up=90, down=10)) == "50 requests, 0 failed, 7 of 8 rated up"
+
+
+@pytest.mark.parametrize(
+    ("requests", "refused", "before", "goes"),
+    [(40, 1, 0, False), (100, 10, 0, False), (60, 40, 0, True), (3, 9, 0, True), (60, 40, 400, False)],
+)
+def test_one_with_surely_less_room_goes(requests: int, refused: int, before: int, goes: bool) -> None:
+    new = replace(GOOD, requests=requests, refused=refused)
+    decision = decide(new, replace(GOOD, requests=600, refused=before), elapsed_s=5.0, for_s=9.0)
+    assert decision.verdict == ("roll back" if goes else "wait")
+    came = requests + refused
+    told = f"it had no room for {refused} of {came} requests, against" if goes else f"it had no room for {refused} more"
+    assert told in decision.reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ from orchestrator.serve.rollout.follow import Follower, newest_step
 from orchestrator.store import commit, writing
 
 
-def save(run: Path, step: int) -> None:
-    folder = run / "checkpoints" / f"step-{step:08d}"
+def save(run: Path, step: int, *, within: str = "checkpoints") -> None:
+    folder = run / within / f"step-{step:08d}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with writing(folder) as tmp:
         (tmp / "progress.json").write_text("{}")
@@ -79,6 +80,15 @@ def test_what_came_while_the_service_started_is_brought(tmp_path: Path) -> None:
     save(tmp_path, 8)
     story = Story(tmp_path)
     wait_until(lambda: story.brought == ["step-00000008"])
+    time.sleep(0.05)
+    assert story.exports == 1
+
+
+def test_weights_are_brought_before_their_checkpoint_stands_and_not_once_more(story: Story) -> None:
+    save(story.run, 8, within="weights")
+    wait_until(lambda: story.brought == ["step-00000008"])
+    save(story.run, 8)
+    shutil.rmtree(story.run / "weights" / "step-00000008")
     time.sleep(0.05)
     assert story.exports == 1
 

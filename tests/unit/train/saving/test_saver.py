@@ -136,6 +136,36 @@ def test_buffers_are_those_of_the_step(alone: TorchGroup, attempt: Attempt, tiny
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+class Watched(TorchEngine):
+    """What its weights are put together from."""
+
+    names: frozenset[str] = frozenset()
+
+    def whole(self, reader: PieceReader) -> dict[str, Tensor]:
+        self.names = frozenset(reader.names)
+        return super().whole(reader)
+
+
+def test_the_weights_are_made_without_the_state_of_the_optimizer(
+    alone: TorchGroup, attempt: Attempt, tiny_job: Callable[..., JobSpec]
+) -> None:
+    engine = Watched(decoder(), CausalLM(), settings(), group=alone)
+    step_of(engine, 1)
+    saver = saver_of(engine, alone, tiny_job("train.precision=fp32"), attempt, PROBE)
+    save(saver, 1)
+    saver.finish()
+    assert {name.partition("/")[0] for name in engine.names} == {"weight"}
+    folder = newest(attempt).path
+    assert any(name.startswith("optimizer.") for name in held(folder))
+    assert {path.name for path in folder.iterdir()} == {
+        *layout.EXPORTED,
+        "zero",
+        "rng-00000.safetensors",
+        "manifest.json",
+        "COMMITTED",
+    }
+
+
 def test_what_fails_is_raised_by_the_next_save_and_nothing_is_published(
     alone: TorchGroup, attempt: Attempt, tiny_job: Callable[..., JobSpec]
 ) -> None:

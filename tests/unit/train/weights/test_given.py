@@ -77,6 +77,15 @@ def test_a_checkpoint_of_another_version_is_named(tmp_path: Path) -> None:
         read(folder)
 
 
+def test_a_network_of_ones_own_is_named_as_such(tmp_path: Path) -> None:
+    folder = make_run(tmp_path) / "checkpoints" / "step-00000020"
+    (folder / "model.json").write_text('{"custom": {"class": "examples.digits:Digits"}}')
+    forge_manifest(folder)
+    with pytest.raises(StoreError, match="is of a network of your own") as refused:
+        read(folder)
+    assert "gpt or bert" in str(refused.value.fix)
+
+
 def test_pickles_and_unknown_networks_are_refused(tmp_path: Path) -> None:
     folder = make_hf(tmp_path / "hf")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
