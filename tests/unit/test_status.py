@@ -40,7 +40,8 @@ def test_a_run_is_told_with_its_time_and_its_price(run: Path) -> None:
     assert told["worker_s"] == pytest.approx(2 * told["wall_s"], abs=0.01)
     assert told["cpu_hours"] == pytest.approx(200 * 3 / 3600, abs=1e-3)
     assert told["cost"] == pytest.approx(200 * 3 / 3600 * 36.0, abs=0.1)
-    assert told["restarts"] == [{"class": "unknown", "cause": "unknown", "step": 0, "recovered_in_s": None}]
+    cause = "its process was killed, or its machine was lost"
+    assert told["restarts"] == [{"class": "worker", "cause": cause, "step": 0, "recovered_in_s": None}]
 
 
 def test_a_run_that_is_being_written_is_alive_and_has_not_died(run: Path) -> None:

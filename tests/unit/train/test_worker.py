@@ -14,6 +14,7 @@ import pytest
 from evaluation_fixtures import job_file, lay_out_classified, lay_out_dataset
 
 from orchestrator.attempts import writing_run
+from orchestrator.checkpoint.reader import committed_steps
 from orchestrator.cluster.view import local_view
 from orchestrator.data.dataset import open_dataset
 from orchestrator.errors import StoreError
@@ -98,7 +99,7 @@ def test_a_killed_run_accounts_for_every_second(tmp_path: Path) -> None:
     plan = make_plan(job, local_view(), vocab_size=open_dataset(dataset).vocab_size)
     create_run(run, job=job, plan=plan, dataset=dataset, identity="0123456789ab")
     worker = subprocess.Popen([sys.executable, "-m", "orchestrator.train.worker", "--run", str(run)])
-    while worker.poll() is None and sum(1 for _ in read_metrics(run)) < 50:
+    while worker.poll() is None and (sum(1 for _ in read_metrics(run)) < 50 or not committed_steps(run)):
         time.sleep(0.02)
     assert account_for_run(run, store)["alive"]
     worker.send_signal(signal.SIGKILL)
