@@ -12,14 +12,18 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from orchestrator.attempts import Attempt
+from orchestrator.cluster.bounds import Bounds
+from orchestrator.cluster.demand import Demand
 from orchestrator.cluster.queue import Turn
 from orchestrator.cluster.view import Machine
 from orchestrator.job import JobSpec
+from orchestrator.plan.capacity import workers_that_fit
 from orchestrator.runfolder import request_stop
 from orchestrator.track import events, metrics
 from orchestrator.track.events import read_events
@@ -48,7 +52,14 @@ class Watch:
     """Looks at the cluster while an attempt trains, and asks its workers to save and end where that is called for."""
 
     def __init__(
-        self, attempt: Attempt, job: JobSpec, *, workers: int, cluster: Cluster, turn: Turn | None = None
+        self,
+        attempt: Attempt,
+        job: JobSpec,
+        *,
+        workers: int,
+        cluster: Cluster,
+        turn: Turn | None = None,
+        demand: Demand | None = None,
     ) -> None:
         self.wish: Wish | None = None
         self.places: dict[str, list[int]] = {}
@@ -57,12 +68,19 @@ class Watch:
         """Machines of this attempt that are to be taken back."""
         self._attempt, self._job, self._workers = attempt, job, workers
         self._cluster, self._turn = cluster, turn
+        self._demand = demand or Demand()
         self._offers: list[Offer] = []
         self._began_at = time.monotonic()
         self._not_before = self._began_at + job.training.workers.grow_after_s
 
     def run(self, ended: threading.Event) -> None:
         """The thread: until `ended`, or until the workers were asked."""
+        try:
+            self._run(ended)
+        finally:
+            self._demand.withdraw()
+
+    def _run(self, ended: threading.Event) -> None:
         while self.wish is None and not ended.wait(LOOK_EVERY_S):
             try:
                 seen = self._cluster.machines()
@@ -105,18 +123,35 @@ class Watch:
     def _more(self, seen: list[Machine], now_s: float) -> Wish | None:
         asked = self._job.training.workers
         if self._workers >= asked.max or not self._placed or self._cluster.is_waited_for():
+            self._demand.withdraw()
             return None
         samples = self._job.training.batch_tokens // self._job.model.context
         self._offers.append(Offer(now_s, min(samples, room(asked, seen, self.places))))
         self._offers = [offer for offer in self._offers if offer.at_s >= now_s - 2 * STABLE_S]
         more = settled(self._offers, now_s=now_s, workers=self._workers)
-        if more is None or now_s < self._not_before:
+        is_free = self._offers[-1].workers > self._workers
+        wanted = more if is_free else min(samples, self._grown(seen))
+        if wanted is None or wanted <= self._workers or now_s < self._not_before or self._demand.come():
             return None
         pace = pace_of(self._attempt, steps=self._job.training.steps)
-        if pace is None or not pays(pace, samples=samples, workers=self._workers, more=more):
+        if pace is None or not pays(pace, samples=samples, workers=self._workers, more=wanted):
             self._not_before = now_s + (_AGAIN_S if pace else 0.0)
             return None
-        return Wish("more", f"the cluster has room for {more} workers")
+        if is_free:
+            return Wish("more", f"the cluster has room for {wanted} workers")
+        self._demand.ask(asked, wanted - self._workers)
+        return None
+
+    @cached_property
+    def _bounds(self) -> Bounds | None:
+        return self._cluster.queue.bounds() if self._cluster.queue is not None else None
+
+    def _grown(self, seen: list[Machine]) -> int:
+        """How many workers there would be room for if an autoscaler brought what it may; 0 where there is none."""
+        if self._bounds is None:
+            return 0
+        asked = self._job.training.workers
+        return workers_that_fit(asked, self._bounds.view(asked, seen)) if self._bounds.known else asked.max
 
 
 @contextlib.contextmanager

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.attempts import Attempt
+from orchestrator.cluster.bounds import Bounds, NodeType
+from orchestrator.cluster.demand import Demand
 from orchestrator.cluster.view import Machine, ready_view
 from orchestrator.job import JobSpec
+from orchestrator.job_train import Workers
 from orchestrator.plan import Node
 from orchestrator.runfolder import stop_requested
 from orchestrator.track import events
@@ -83,6 +86,71 @@ def test_a_run_that_is_nearly_done_is_left_alone(tiny_job: MakeJob, run: Path) -
     both = [machine("a", free=0), machine("b")]
     watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, cluster=cluster(both))
     assert look_for(watch, both, 600) is None
+
+
+class _Empty:
+    """A queue of nobody, on a cluster whose autoscaler may start one machine more."""
+
+    def waiting(self) -> list[str]:
+        return []
+
+    def bounds(self) -> Bounds:
+        return Bounds([NodeType("worker", Node(cpus=1.0), 2)], 2)
+
+
+class _Asked(Demand):
+    """What an autoscaler is asked for; it comes when the test says so."""
+
+    def __init__(self) -> None:
+        self.count, self.has_come = 0, False
+
+    def ask(self, workers: Workers, count: int) -> None:
+        self.count = count
+
+    def come(self) -> bool:
+        came, self.has_come = self.has_come, False
+        if came:
+            self.withdraw()
+        return came
+
+    def withdraw(self) -> None:
+        self.count = 0
+
+
+def test_an_autoscaler_is_asked_for_more_where_that_pays(tiny_job: MakeJob, run: Path) -> None:
+    note_place(run, 0, machine="a")
+    write_history(run, step_s=1.0, restart_s=20.0)
+    alone, asked = [machine("a", free=0)], _Asked()
+    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, cluster=cluster(alone, _Empty()), demand=asked)
+    assert look_for(watch, alone, 28) is None
+    assert asked.count == 0  # it has just begun
+    assert look_for(watch, alone, 4, since_s=30) is None
+    assert asked.count == 1
+    asked.has_come = True
+    assert look_for(watch, alone, 0, since_s=36) is None
+    assert asked.count == 0  # what it held is free now
+    wish = look_for(watch, [*alone, machine("b")], 20, since_s=38)
+    assert wish == room.Wish("more", "the cluster has room for 2 workers")
+
+
+def test_nothing_is_asked_of_an_autoscaler_for_a_run_that_is_nearly_done(tiny_job: MakeJob, run: Path) -> None:
+    note_place(run, 0, machine="a")
+    write_history(run, step_s=0.01, restart_s=20.0)
+    alone, asked = [machine("a", free=0)], _Asked()
+    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, cluster=cluster(alone, _Empty()), demand=asked)
+    assert look_for(watch, alone, 200) is None
+    assert asked.count == 0
+
+
+def test_what_was_asked_for_is_withdrawn_with_the_attempt(tiny_job: MakeJob, run: Path) -> None:
+    note_place(run, 0, machine="a")
+    write_history(run, step_s=1.0, restart_s=20.0)
+    alone, asked = [machine("a", free=0)], _Asked()
+    watch = Watch(Attempt(run, 1), tiny_job(*GROWING), workers=1, cluster=cluster(alone, _Empty()), demand=asked)
+    assert look_for(watch, alone, 34) is None
+    assert asked.count == 1
+    watch.run(_Ends(after=0))
+    assert asked.count == 0
 
 
 class _Crowded:
