@@ -34,6 +34,7 @@ def tables() -> Iterator[str]:
     yield from handoff()
     yield from recovery()
     yield from decode()
+    yield from service()
     yield from resume()
     yield from near_duplicates()
 
@@ -149,14 +150,18 @@ def handoff() -> Iterator[str]:
         return
     every_s = found["saved_every_s"]
     yield f"### C9: checkpoint to first token ({found['machine']}; the run trains on, and saves every {every_s:g} s)\n"
-    yield "| what | first s | new version s | spread | blackout ms | wait ms | gap ms | usual | failed | streams |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield (
+        "| what | first s | new version, s after the commit | spread | s after its weights | blackout ms | wait ms "
+        "| gap ms | usual | failed | streams |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for name, row in found["rows"].items():
         low, high = row["handoff_s_spread"]
         blackout = "not told" if row["blackout_ms"] is None else row["blackout_ms"]
         yield (
-            f"| {name} | {row['first_s']} | {row['handoff_s']} | {low} to {high} | {blackout} | {row['wait_ms']:,} "
-            f"| {row['gap_ms']:,} | {row['usual_gap_ms']:,} | {row['failed']} | {row['streams'] + row['failed']} |"
+            f"| {name} | {row['first_s']} | {row['handoff_s']} | {low} to {high} | {row['weights_s']} | {blackout} "
+            f"| {row['wait_ms']:,} | {row['gap_ms']:,} | {row['usual_gap_ms']:,} | {row['failed']} "
+            f"| {row['streams'] + row['failed']} |"
         )
     yield ""
 
@@ -187,6 +192,24 @@ def decode() -> Iterator[str]:
     for name, row in found["rows"].items():
         speeds = ["void"] * 3 if row["void"] else [f"{row['tokens_per_s'][batch]:,}" for batch in ("1", "8", "32")]
         yield f"| {name} | {' | '.join(speeds)} | {row['peak_mb']:,} | {row['runs']} |"
+    yield ""
+
+
+def service() -> Iterator[str]:
+    if not (found := read_if_there("service")):
+        return
+    load = f"{found['requests']} requests; then as many, {found['rate_per_s']:g} a second"
+    yield f"### C12: a whole service ({found['machine']}; a burst of {load})\n"
+    yield "| service | tokens/s of the burst | spread | p50 s at that rate | p99 s | one token alone ms | runs |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, row in found["rows"].items():
+        low, high = row["spread"]
+        yield (
+            f"| {name} | {row['tokens_per_s']:,.0f} | {low:,} to {high:,} | {row['p50_s']:.2f} | {row['p99_s']:.2f} "
+            f"| {row['alone_ms']:.1f} | {row['runs']} |"
+        )
+        if "engine_alone_ms" in row:
+            yield f"| its engine without a service |  |  |  |  | {row['engine_alone_ms']:.1f} | {row['runs']} |"
     yield ""
 
 

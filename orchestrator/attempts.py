@@ -5,6 +5,7 @@ hold a shared lock of their own, and every append and commit checks that no newe
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,6 +71,18 @@ def writing_run(run: Path) -> Iterator[Attempt]:
         ):
             pass
         yield attempt
+
+
+def is_written(run: Path) -> bool:
+    """Whether a driver, or a worker without one, has the run: its lock is looked at and left alone."""
+    try:
+        with (run / "run.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _read(run: Path) -> int:

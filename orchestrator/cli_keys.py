@@ -188,6 +188,8 @@ def export(
 
     with _database(accounts).reading() as session:
         made = exported(session, format_)
+    if out.is_dir():
+        raise DataError(f"{out} is a folder", fix="name the file to write in --out, such as feedback.jsonl")
     if not out.parent.is_dir():
         raise DataError(
             f"there is no folder {out.parent} to write {out.name} into", fix="make it, or give another --out"

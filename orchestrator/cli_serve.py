@@ -107,7 +107,8 @@ def _with_engine(settings: Serve, engine: str | None) -> Serve:
     try:
         settings = Serve.model_validate({**settings.model_dump(), "engine": engine or settings.engine})
     except ValidationError as error:
-        raise JobError(f"--engine {engine}: {error.errors()[0]['msg']}", fix="slipway, or vllm") from None
+        fix = "slipway, or vllm without serve.int8"
+        raise JobError(f"--engine {engine}: {error.errors()[0]['msg']}", fix=fix) from None
     if settings.engine == "vllm":
         require_vllm()
     return settings

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.attempts import is_written
 from orchestrator.checkpoint.layout import Progress, step_folder
 from orchestrator.checkpoint.origin import Origin, find_origin
 from orchestrator.checkpoint.reader import committed_steps, read_progress
@@ -198,7 +198,7 @@ def account_for_run(run: Path, store: Store) -> dict[str, Any]:
         JobError: the run's job file is not of this version.
     """
     job = load_job(run / "job.yaml")
-    is_alive = _is_written(run)
+    is_alive = is_written(run)
     ledger = read_ledger(run, compiled=job.training.compile, now=time.time() if is_alive else None)
     hours, w = ledger.worker_s / 3600, job.training.workers
     cost = cost_of(job, 1, hours)
@@ -215,18 +215,6 @@ def account_for_run(run: Path, store: Store) -> dict[str, Any]:
         "goodput": ledger.goodput(),
         "restarts": [restart.to_json() for restart in ledger.restarts],
     }
-
-
-def _is_written(run: Path) -> bool:
-    """Whether a driver, or a worker without one, has the run: its lock is looked at and left alone."""
-    try:
-        with (run / "run.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _status(folder: Path) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from orchestrator.export.prove import ProvenModel
 from orchestrator.serve.api.answer import Served
@@ -50,11 +50,16 @@ class CountingFront:
         self.opinions: list[Feedback] = []
         self.refuses: ApiError | None = None
         self.models: frozenset[str] | None = None
+        self.forbids: ApiError | None = None
 
     async def authenticate(self, authorization: str | None) -> Caller:
         if authorization not in ("Bearer right", _BASIC):
             raise ApiError("Incorrect API key provided", status=401, code="invalid_api_key")
         return Caller(key_id="k1", name="laptop", scopes=frozenset({"generate"}), models=self.models)
+
+    async def require(self, caller: Caller, **asked: Any) -> None:
+        if self.forbids is not None:
+            raise self.forbids
 
     async def admit(self, caller: Caller, **asked: Any) -> Counted:
         if self.refuses is not None:
@@ -125,7 +130,7 @@ def served_chat(proven: ProvenModel, export: Path, engine: InferenceEngine) -> S
 
 
 @contextmanager
-def listening(app: FastAPI, *, headers_s: float = 10.0) -> Iterator[int]:
+def listening(app: ASGIApp, *, headers_s: float = 10.0) -> Iterator[int]:
     """The API on a free port of the loopback, as a server of ours has it."""
 
     class Protocol(PatientProtocol):

@@ -104,7 +104,7 @@ def _ahead(run: Path) -> Checkpoint | None:
         return None
     try:
         return read_checkpoint(newest)
-    except StoreError:  # the checkpoint stands by now, or was given up
+    except (StoreError, OSError):  # the checkpoint stands by now, or was given up
         return None
 
 

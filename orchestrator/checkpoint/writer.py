@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.attempts import Attempt, FencedError
+from orchestrator.attempts import Attempt
 from orchestrator.checkpoint.layout import checkpoints_folder, step_folder, step_of, to_delete, weights_folder
+from orchestrator.errors import StoreError
 from orchestrator.store import (
     as_disk_error,
     commit,
@@ -101,7 +102,8 @@ class CheckpointWriter:
             shutil.rmtree(tmp, ignore_errors=True)
             raise
         finally:
-            with contextlib.suppress(FencedError):  # then those that stand there are the newer attempt's
+            # Of a newer attempt's nothing is removed; and what cannot be read now fails no checkpoint on rank 0 alone.
+            with contextlib.suppress(StoreError, OSError):
                 if self._group.rank == 0:
                     self._attempt.check()
                     self._forget_weights()
@@ -119,9 +121,9 @@ class CheckpointWriter:
         def publish() -> None:
             if self._group.rank != 0:
                 return
-            self._attempt.check()
             with writing(ready) as aside:
                 content.weigh(shares, aside)
+                self._attempt.check()
                 commit(aside, ready, content.manifest)
             rows.extend(read_manifest(ready)["files"])
             shutil.rmtree(shares)

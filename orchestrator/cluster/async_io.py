@@ -17,12 +17,15 @@ def missing() -> str | None:
         return "a C++ compiler (g++)"
     if shutil.which("ninja") is None:
         return "ninja (ninja-build)"
-    links = subprocess.run(
-        [compiler, "-x", "c", "-", "-laio", "-o", "/dev/null"],
-        input=_PROGRAM,
-        capture_output=True,
-        text=True,
-        timeout=_LIMIT_S,
-        check=False,
-    )
+    try:
+        links = subprocess.run(
+            [compiler, "-x", "c", "-", "-laio", "-o", "/dev/null"],
+            input=_PROGRAM,
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"a C++ compiler that works ({error})"
     return None if links.returncode == 0 else f"libaio with its headers: {PACKAGES}"

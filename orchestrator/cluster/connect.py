@@ -138,11 +138,12 @@ def _local() -> Iterator[ClusterView]:
                 _temp_dir=str(folder),
                 _node_ip_address="127.0.0.1",
             )
+        folder.chmod(0o700)  # Ray lets everybody write there, and workers send their environment to a socket in it
         if not view.nodes[0].gpus:  # what a process has of a GPU does not live on in a copy of it
             template.open_templates(folder)
         yield view
     finally:
-        own.end(template.copies())
+        own.end(template.copies)
         template.close_templates()
         shutil.rmtree(folder, ignore_errors=True)
 

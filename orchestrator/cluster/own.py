@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.presence import Process, descendants, process_of
@@ -32,16 +32,16 @@ def deaf_to_sigterm() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end(copies: Sequence[Process]) -> None:
+def end(copies: Callable[[], Sequence[Process]]) -> None:
     """`ray.shutdown`, without the second that it waits for each of its processes to hear a SIGTERM.
 
-    `copies` are its workers that are no children of its raylet.
+    `copies` tells its workers that are no children of its raylet.
     """
     import ray
     from ray._private import worker
 
     node = worker._global_node
-    started: list[Process] = [*copies]
+    started: list[Process] = []
     if node is not None:
         kill = node.kill_all_processes
 
@@ -53,6 +53,7 @@ def end(copies: Sequence[Process]) -> None:
 
         node.kill_all_processes = kill_at_once
     ray.shutdown()
+    started += copies()
     for process in started:
         process.send(signal.SIGKILL)
     gone_by = time.monotonic() + _GONE_WITHIN_S

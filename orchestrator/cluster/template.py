@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import preload, template_client
+from orchestrator.cluster.own import deaf_to_sigterm
 from orchestrator.presence import Process, descendants, process_of
 
 _PROCESS = "orchestrator.cluster.template_process"
@@ -44,15 +45,16 @@ class Templates:
             with socket.socket(socket.AF_UNIX) as listener, path.with_suffix(".log").open("ab") as log:
                 listener.bind(str(path))
                 listener.listen(_WAITING)  # who asks before it has imported waits for it
-                self._made[modules] = subprocess.Popen(
-                    [sys.executable, "-m", _PROCESS, str(os.getpid()), str(listener.fileno()), modules],
-                    env=dict(self._variables),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[listener.fileno()],
-                    start_new_session=True,  # Ctrl-C is for the driver, which ends the rest
-                )
+                with deaf_to_sigterm():  # while it lives we know its copies, which `own.end` has to end
+                    self._made[modules] = subprocess.Popen(
+                        [sys.executable, "-m", _PROCESS, str(os.getpid()), str(listener.fileno()), modules],
+                        env=dict(self._variables),
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        pass_fds=[listener.fileno()],
+                        start_new_session=True,  # Ctrl-C is for the driver, which ends the rest
+                    )
         return path
 
     def copies(self) -> list[Process]:

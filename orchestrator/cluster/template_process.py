@@ -9,6 +9,7 @@ ends by itself when its starter has.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -56,21 +57,35 @@ def serve(listener: socket.socket, *, starter: int, started_with: Mapping[str, s
                 continue  # it has gone away, and starts by itself
             if found := differences(started_with, wanted["environment"]):
                 sys.stderr.write(f"refused: {', '.join(found)} differ\n")
-            elif os.fork() == 0:
+            elif (copy := os.fork()) == 0:
                 listener.close()
                 return wanted, files
             else:
-                connection.sendall(TAKEN)
+                _tell(connection, copy)
         for file in files:
             os.close(file)
     return None
 
 
+def _tell(connection: socket.socket, copy: int) -> None:
+    """Who asked that there is a copy; one that has waited too long has started by itself, and there must be no two."""
+    try:
+        connection.sendall(TAKEN)
+    except OSError:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(copy, signal.SIGKILL)
+
+
 def _read(connection: socket.socket) -> tuple[Wanted, list[int]]:
     connection.settimeout(_ASK_LIMIT_S)
     size, files, _, _ = socket.recv_fds(connection, 4, 3)
-    with connection.makefile("rb") as stream:
-        return json.loads(stream.read(int.from_bytes(size, "big"))), files
+    try:
+        with connection.makefile("rb") as stream:
+            return json.loads(stream.read(int.from_bytes(size, "big"))), files
+    except (OSError, ValueError):
+        for file in files:
+            os.close(file)
+        raise
 
 
 def become(wanted: Wanted, files: list[int], *, set_by_imports: Mapping[str, str]) -> None:

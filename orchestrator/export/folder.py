@@ -21,7 +21,7 @@ from model.config import HeadConfig, ModelConfig
 from model.families import Network, build
 from model.gpt import GPT
 from model.huggingface import from_hf_config, from_hf_state, head_from_hf_config
-from orchestrator.export.manifest import broken, read_export_manifest
+from orchestrator.export.manifest import INDEX, WEIGHTS, broken, read_export_manifest
 
 __all__ = [
     "CONFIG",
@@ -43,9 +43,6 @@ __all__ = [
 ]
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
-"""Which file has which weight."""
 TOKENIZER = "tokenizer.json"
 PROBE = "probe.safetensors"
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")

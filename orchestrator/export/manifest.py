@@ -11,6 +11,9 @@ from model.config import FamilyName, HeadConfig, HeadKind
 from orchestrator.errors import ServeError, StoreError
 from orchestrator.store import read_manifest
 
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+"""Which file has which weight."""
 FORMAT = 2
 _Manifest = TypeVar("_Manifest", bound="_Entry")
 
@@ -164,7 +167,8 @@ def is_current(export: Path, *, attempt: int | None = None) -> bool:
     anew, and on other machines not to the same bit.
     """
     manifest = read_manifest(export)
-    return manifest.get("format") == FORMAT and manifest.get("attempt") in (None, attempt)
+    is_whole = manifest.get("family") == "custom" or (export / INDEX).is_file()  # without it vLLM reads the probe too
+    return is_whole and manifest.get("format") == FORMAT and manifest.get("attempt") in (None, attempt)
 
 
 def broken(export: Path, what: str) -> StoreError:

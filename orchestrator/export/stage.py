@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.attempts import is_written
 from orchestrator.checkpoint.layout import EXPORTED, step_folder
 from orchestrator.checkpoint.reader import Checkpoint, best_checkpoint, committed_steps, read_progress
 from orchestrator.data.dataset import Dataset, open_dataset
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _FILES = ("config.json", "probe.safetensors")
 """What no other folder of a store has both of."""
+_OTHERS_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,11 @@ def export_checkpoint(
     if is_committed(into) and is_current(into, attempt=checkpoint.manifest.get("attempt")):
         return Exported(into, reused=True)
     facts = _facts(job, run, checkpoint, dataset)
-    alone = lock(run / "export.lock", holds=f"the export of {run.name}")
+    # A service that follows the run may be exporting the same weights.
+    alone = lock(run / "export.lock", holds=f"the export of {run.name}", wait_s=_OTHERS_S)
     with storage_errors(into, doing=f"exporting {run.name}"), alone:
+        if is_committed(into) and is_current(into, attempt=checkpoint.manifest.get("attempt")):
+            return Exported(into, reused=True)
         into.parent.mkdir(parents=True, exist_ok=True)
         sweep(into.parent, into.name)
         _write(job, checkpoint, dataset, into, facts)
@@ -73,13 +78,13 @@ def _write(job: JobSpec, checkpoint: Checkpoint, dataset: Dataset, into: Path, f
 
 
 def export_run(run: Path, *, at_end: Callable[[Callable[[], None]], object]) -> Exported:
-    """Export the checkpoint of a run that `chosen_checkpoint` takes, as soon as its weights stand.
+    """Export the checkpoint of a run that `chosen_checkpoint` takes; while the run is at work, once its weights stand.
 
     Raises:
         StoreError: the run has no checkpoint.
     """
     job, dataset = load_job(run / "job.yaml"), open_dataset(dataset_of(run))
-    checkpoint = chosen_checkpoint(run, ahead=True)
+    checkpoint = chosen_checkpoint(run, ahead=is_written(run))  # nobody finishes what one that was killed has left
     try:
         return export_checkpoint(job, checkpoint, dataset=dataset, at_end=at_end)
     except StoreError:

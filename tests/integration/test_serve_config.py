@@ -16,7 +16,8 @@ from orchestrator.job import Serve
 from orchestrator.serve.accounts import keys
 from orchestrator.serve.accounts.database import Database
 from orchestrator.serve.api.limits import Limits
-from orchestrator.serve.deployment import config_app, fleet, gateway
+from orchestrator.serve.deployment import config_app, fleet
+from orchestrator.serve.deployment.table import GATEWAY
 from orchestrator.serve.host.processes import HOST
 
 ASKED = {"model": "tiny", "prompt": "def ", "max_tokens": 6, "ignore_eos": True}
@@ -49,7 +50,7 @@ def origin(session: Session, tmp_path: Path, accounts: str, key: str) -> Iterato
     }
     serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": port})
     try:
-        serve.run(config_app.gateway(arguments), name=gateway.APP, route_prefix="/")
+        serve.run(config_app.gateway(arguments), name=GATEWAY, route_prefix="/")
         serve.run(config_app.version(arguments), name="tiny-v1", route_prefix=None)
         yield f"http://{HOST}:{port}"
     finally:

@@ -85,6 +85,20 @@ class Accounts:
         """
         return await self._in_thread(lambda: self._who(authorization))
 
+    async def require(self, caller: Caller, *, scope: Scope, model: str) -> None:
+        """See Front.
+
+        Raises:
+            ApiError: 403.
+        """
+        why, error = "scope", refusals.wrong_scope(caller.name, caller.scopes, scope)
+        if scope in caller.scopes:
+            if caller.models is None or model in caller.models:
+                return
+            why, error = "model", refusals.wrong_model(caller.name, caller.models, model)
+        await self._in_thread(lambda: self._audit.deny(why, caller.key_id))
+        raise error
+
     async def admit(
         self, caller: Caller, *, scope: Scope, model: str, version: str, prompt_tokens: int, max_tokens: int
     ) -> Admission:

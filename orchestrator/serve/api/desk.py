@@ -16,8 +16,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from orchestrator.serve.api.answer import Served, parts
+from orchestrator.serve.api.completions import ModelCard
 from orchestrator.serve.api.encoders import ServedEncoder, tokenise
-from orchestrator.serve.api.errors import ApiError
+from orchestrator.serve.api.errors import ApiError, model_not_found
 from orchestrator.serve.api.front import Admission, Caller, Front, Scope
 from orchestrator.serve.api.limits import Bodies, Limits
 from orchestrator.serve.api.meter import Answer, EventStream, Meter, preceded, unless_gone
@@ -54,29 +55,42 @@ class Desk:
             return parse(form, body)
         return await asyncio.to_thread(parse, form, body)
 
-    def decoder(self, name: str) -> Served:
+    async def decoder(self, request: Request, name: str) -> Served:
         """The model of this name, which writes text.
 
         Raises:
-            ApiError: there is none, or it does not.
+            ApiError: the key may not ask it, there is none, or it does not.
         """
-        served = self.models.choose(name)
+        served = await self._chosen(request, name, "generate")
         if isinstance(served, ServedEncoder):
             raise _wrong_kind(name, "/v1/classify" if served.labels else "/v1/embeddings")
         return served
 
-    def encoder(self, name: str, *, classifies: bool) -> ServedEncoder:
+    async def encoder(self, request: Request, name: str, *, classifies: bool) -> ServedEncoder:
         """The encoder of this name.
 
         Raises:
-            ApiError: there is none, or it is no such model.
+            ApiError: the key may not ask it, there is none, or it is no such model.
         """
-        served = self.models.choose(name)
+        served = await self._chosen(request, name, "embed")
         if not isinstance(served, ServedEncoder):
             raise _wrong_kind(name, "/v1/completions")
         if bool(served.labels) != classifies:
             raise _wrong_kind(name, "/v1/classify" if served.labels else "/v1/embeddings")
         return served
+
+    def cards(self, request: Request) -> list[ModelCard]:
+        """The models that the key may ask."""
+        allowed = caller_of(request).models
+        return [card for card in self.models.cards() if allowed is None or card.id in allowed]
+
+    async def _chosen(self, request: Request, name: str, scope: Scope) -> Served | ServedEncoder:
+        # Before anything is said of the model: others' models are none of this key's business.
+        await self.front.require(caller_of(request), scope=scope, model=name)
+        cards = [card.id for card in self.cards(request)]
+        if name not in cards:
+            raise model_not_found(name, *cards)
+        return self.models.choose(name)
 
     async def admit(
         self, request: Request, served: Served | ServedEncoder, *, scope: Scope, prompt_tokens: int, max_tokens: int

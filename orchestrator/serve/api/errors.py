@@ -17,18 +17,20 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        kind: str | None = None,
     ) -> None:
+        """`kind` is OpenAI's `type`, of refusals that its clients tell apart by it; None: the status says enough."""
         super().__init__(message)
         self.message = message
         self.status = status
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
+        self.kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
 
     def body(self) -> dict[str, Any]:
         """The JSON document of the answer."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
 def model_not_found(asked: str, *served: str) -> ApiError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from orchestrator.serve.api.request import Closed
 
@@ -25,3 +25,10 @@ class Feedback(Closed):
     comment: Annotated[str, Field(max_length=_MAX_CHARACTERS)] | None = None
     consent: bool = False
     """Whether it may become training data."""
+
+    @field_validator("rating", mode="before")
+    @classmethod
+    def _thumb_or_number(cls, given: Any) -> Any:
+        if given in ("up", "down") or (isinstance(given, int | float) and not isinstance(given, bool)):
+            return given
+        raise ValueError("must be up, down or a number")

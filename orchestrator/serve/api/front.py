@@ -89,6 +89,14 @@ class Front(Protocol):
         """
         ...
 
+    async def require(self, caller: Caller, *, scope: Scope, model: str) -> None:
+        """Find out whether a key may ask this at all, before anything is said of the model or done for it.
+
+        Raises:
+            ApiError: 403, the key is not for this scope or model.
+        """
+        ...
+
     async def admit(
         self, caller: Caller, *, scope: Scope, model: str, version: str, prompt_tokens: int, max_tokens: int
     ) -> Admission:

@@ -1,6 +1,7 @@
-"""What stands at the connection itself: the port, and a deadline for headers.
+"""What stands at the connection itself: the port, and bounds of headers, in time and in size.
 
-uvicorn has a limit for idle connections between two requests alone, and none for a request whose headers trickle in.
+uvicorn has a limit for idle connections between two requests alone, and none for a request whose headers trickle in or
+do not end: it keeps what has come of them.
 Where Ray Serve's own proxy listens (KubeRay's services), it reads a body as fast as it comes and keeps it until the
 gateway has taken it, also when that has had enough: there bodies have a bound besides.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import socket
 import time
 from typing import Any
@@ -19,38 +21,37 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from orchestrator.errors import ServeError
+from orchestrator.serve.api.errors import ApiError
 from orchestrator.serve.api.limits import Limits
 
 HEADERS_S = 10.0
 """From the connection's beginning, or from a later request's first byte, to the end of the headers."""
+HEAD_BYTES = 1 << 16
+"""Of a request, besides its body: more is not kept."""
+_FRAMING = 16
+"""Bytes that a chunked body may take for each of its own: chunks of one byte take six."""
 _KEPT_S = 90
 """An idle connection stays open for so long after a request."""
 _BACKLOG = 2048
 """Connections that wait to be taken."""
 _BIND_LIMIT_S = 15.0
 _BIND_EVERY_S = 0.1
-_HEAD = (
-    b"HTTP/1.1 408 Request Timeout",
-    b"content-type: application/json",
-    b"connection: close",
-    b"content-length: %d",
-    b"",
-    b"%s",
-)
-_BODY = (
-    b'{"error": {"message": "The headers of your request took too long", "type": "invalid_request_error", '
-    b'"param": null, "code": "header_timeout"}}'
-)
+_LATE = ("408 Request Timeout", "The headers of your request took too long", "header_timeout")
+_LONG = ("431 Request Header Fields Too Large", f"Your headers are larger than {HEAD_BYTES} bytes", "headers_too_large")
 
 
 class PatientProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
-    """uvicorn's protocol with a deadline for headers: `uvicorn.Config(http=PatientProtocol)`."""
+    """uvicorn's protocol with bounds for headers: `uvicorn.Config(http=PatientProtocol)`."""
 
     headers_s = HEADERS_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
+        self._room_bytes = HEAD_BYTES
+        """What may still come of the newest request, besides its body."""
+        self._is_new = False
+        """It began in the bytes that were received last: how many of them are its own is not known."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
@@ -61,9 +62,28 @@ class PatientProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         """See asyncio."""
         if self._deadline is None and not self._working():
             self._begin()
+        self._is_new = False
         super().data_received(data)
+        if not self._is_new:
+            self._room_bytes -= len(data)
+        if self._room_bytes < 0:
+            self._refuse(*_LONG)
         if self._working() or self.transport.is_closing():
             self._end()
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        self._room_bytes, self._is_new = HEAD_BYTES, True
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._room_bytes += _FRAMING * len(body)
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """See uvicorn: what came is no HTTP."""
+        self._refuse("400 Bad Request", msg, "no_http")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
@@ -84,9 +104,20 @@ class PatientProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
 
     def _late(self) -> None:
         self._deadline = None
-        if not self._working() and not self.transport.is_closing():
-            self.transport.write(b"\r\n".join(_HEAD) % (len(_BODY), _BODY))
-            self.transport.close()
+        if not self._working():
+            self._refuse(*_LATE)
+
+    def _refuse(self, status: str, message: str, code: str) -> None:
+        """Answer what is no request yet, and close; in the middle of an answer to another one, just close."""
+        if self.transport.is_closing():
+            return
+        if self._working():
+            self.transport.abort()
+            return
+        body = json.dumps(ApiError(message, code=code).body()).encode()
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}"
+        self.transport.write(f"{head}\r\n\r\n".encode() + body)
+        self.transport.close()
 
 
 class Listener:
@@ -166,7 +197,7 @@ class Bounded:
 
 
 def guard_listeners() -> list[Middleware]:
-    """Give every uvicorn that starts in this process later the deadline for headers; returns the bound for bodies.
+    """Give every uvicorn that starts in this process later the bounds for headers; returns the bound for bodies.
 
     Ray Serve builds its own uvicorn in its proxy, and calls the function that
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names before that; it wants a list of middlewares in return.

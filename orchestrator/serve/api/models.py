@@ -80,6 +80,9 @@ class OpenFront:
         """See `Front`."""
         return Caller(key_id=None, name="", scopes=frozenset({"generate", "embed", "admin"}))
 
+    async def require(self, caller: Caller, *, scope: Scope, model: str) -> None:
+        """See `Front`."""
+
     async def admit(
         self, caller: Caller, *, scope: Scope, model: str, version: str, prompt_tokens: int, max_tokens: int
     ) -> OpenAdmission:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import re
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from orchestrator.serve.api import encoders
 from orchestrator.serve.api.answer import Served
 from orchestrator.serve.api.chat import ChatCompletion, ChatRequest
 from orchestrator.serve.api.chat_answer import ChatAnswer
-from orchestrator.serve.api.completions import Completion, CompletionRequest, ModelCard
+from orchestrator.serve.api.completions import Completion, CompletionRequest
 from orchestrator.serve.api.desk import Desk, as_api_error, caller_of
 from orchestrator.serve.api.encoders import ClassifyRequest, EmbeddingRequest, ServedEncoder
 from orchestrator.serve.api.errors import ApiError, model_not_found
@@ -33,7 +33,6 @@ from orchestrator.serve.engine.protocol import EngineError
 
 MAX_BODY_BYTES = Limits().body_bytes
 HEALTH_TIMEOUT_S = 10.0
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _FORMS = (
     *(CompletionRequest, Completion, ChatRequest, ChatCompletion),
     *(EmbeddingRequest, encoders.Embeddings, ClassifyRequest, encoders.Classes, Feedback),
@@ -74,12 +73,12 @@ def _about(desk: Desk) -> APIRouter:
 
     @router.get("/v1/models", summary="The models that this key may ask")
     async def models(request: Request) -> Response:
-        data = [card.model_dump() for card in _cards(desk, request)]
+        data = [card.model_dump() for card in desk.cards(request)]
         return JSONResponse({"object": "list", "data": data})
 
     @router.get("/v1/models/{name:path}", summary="One of them")
     async def model(name: str, request: Request) -> Response:
-        cards = {card.id: card for card in _cards(desk, request)}
+        cards = {card.id: card for card in desk.cards(request)}
         if name not in cards:
             raise model_not_found(name, *cards)
         return JSONResponse(cards[name].model_dump())
@@ -92,11 +91,6 @@ def _about(desk: Desk) -> APIRouter:
     return router
 
 
-def _cards(desk: Desk, request: Request) -> list[ModelCard]:
-    allowed = caller_of(request).models
-    return [card for card in desk.models.cards() if allowed is None or card.id in allowed]
-
-
 def _generation(desk: Desk) -> APIRouter:
     router = APIRouter(tags=["generation"])
 
@@ -107,7 +101,7 @@ def _generation(desk: Desk) -> APIRouter:
         async def attempt(served: Served) -> Response:
             return await desk.generate(request, served, partial(TextAnswer.prepare, asked), stream=asked.stream)
 
-        return await desk.ask(desk.decoder(asked.model), attempt)
+        return await desk.ask(await desk.decoder(request, asked.model), attempt)
 
     @router.post("/v1/chat/completions", summary="Answer a chat", **taking(ChatRequest, ChatCompletion))
     async def chat_completions(request: Request) -> Response:
@@ -116,7 +110,7 @@ def _generation(desk: Desk) -> APIRouter:
         async def attempt(served: Served) -> Response:
             return await desk.generate(request, served, partial(ChatAnswer.prepare, asked), stream=asked.stream)
 
-        return await desk.ask(desk.decoder(asked.model), attempt)
+        return await desk.ask(await desk.decoder(request, asked.model), attempt)
 
     return router
 
@@ -131,7 +125,7 @@ def _encoding(desk: Desk) -> APIRouter:
         async def attempt(served: ServedEncoder) -> Response:
             return await desk.encode(request, served, asked.input, partial(encoders.embed, asked, served))
 
-        return await desk.ask(desk.encoder(asked.model, classifies=False), attempt)
+        return await desk.ask(await desk.encoder(request, asked.model, classifies=False), attempt)
 
     @router.post("/v1/classify", summary="Texts to classes", **taking(ClassifyRequest, encoders.Classes))
     async def classify(request: Request) -> Response:
@@ -140,7 +134,7 @@ def _encoding(desk: Desk) -> APIRouter:
         async def attempt(served: ServedEncoder) -> Response:
             return await desk.encode(request, served, asked.input, partial(encoders.classify, served))
 
-        return await desk.ask(desk.encoder(asked.model, classifies=True), attempt)
+        return await desk.ask(await desk.encoder(request, asked.model, classifies=True), attempt)
 
     return router
 
@@ -156,12 +150,19 @@ def _accounts(desk: Desk) -> APIRouter:
 
     @router.get("/v1/usage", summary="What a key has used, by model, version and day")
     async def usage(request: Request, key: str | None = None, day: str | None = None) -> Response:
-        if day is not None and not _DAY.fullmatch(day):
+        if day is not None and not _is_day(day):
             raise ApiError("day: must be YYYY-MM-DD", param="day")
         rows = await desk.front.usage(caller_of(request), key_id=key, day=day)
         return JSONResponse({"object": "list", "data": [dataclasses.asdict(row) for row in rows]})
 
     return router
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _pages() -> APIRouter:

@@ -51,28 +51,27 @@ class Catalogue:
         """`told` hears of each request that has ended."""
         self._connect = connect
         self._told = told
-        self._table: Table = ()
-        self._backends: dict[str, Backend] = {}
+        self._now: tuple[Table, dict[str, Backend]] = ((), {})
+        """Replaced as one: a request in the middle of it must find the versions of the table that it reads."""
         self._copies = Copies()
 
     def take(self, table: Iterable[Entry]) -> None:
         """Answer from another table. Requests under way go on with the version that they have."""
         table = tuple(table)
-        before, apps = self._backends, {entry.app for entry in table}
+        before, apps = self._now[1], {entry.app for entry in table}
         kept = {app: backend for app, backend in before.items() if app in apps or backend.observer.under_way}
         new = {entry.app: self._renewed(entry, before.get(entry.app)) for entry in table}
-        self._backends = {**kept, **new}
-        self._table = table
+        self._now = table, {**kept, **new}
 
     @property
     def table(self) -> Table:
         """What it answers from."""
-        return self._table
+        return self._now[0]
 
     @property
     def backends(self) -> list[Backend]:
         """All versions in the table, and those gone from it that requests are still under way with."""
-        return list(self._backends.values())
+        return list(self._now[1].values())
 
     def pick(self, model: str) -> Backend:
         """The version that answers the next request for a model.
@@ -81,32 +80,36 @@ class Catalogue:
             ApiError: 404, there is no such model.
             EngineBusyError: all its versions have as many requests as they may.
         """
-        entries = of_model(self._table, model)
+        table, backends = self._now
+        entries = of_model(table, model)
         if not entries:
-            raise model_not_found(model, *dict.fromkeys(entry.model for entry in self._table))
-        backend = self._backends[drawn(entries, random.random()).app]
+            raise model_not_found(model, *dict.fromkeys(entry.model for entry in table))
+        backend = backends[drawn(entries, random.random()).app]
         if not backend.observer.full:
             return backend
         # Before any work on the request: refusals must not slow down those that are let in.
-        free = [entry for entry in entries if not self._backends[entry.app].observer.full]
+        backend.observer.refuse()
+        free = [entry for entry in entries if not backends[entry.app].observer.full]
         if (other := current(free, model)) is None:
             raise EngineBusyError("too many requests wait for this model; try again in a moment")
-        return self._backends[other.app]
+        return backends[other.app]
 
     def instead(self, failed: Entry) -> Backend | None:
         """The version beside one that has failed which most requests get; None: there is none."""
-        main = current((entry for entry in self._table if entry.app != failed.app), failed.model)
-        return None if main is None else self._backends[main.app]
+        table, backends = self._now
+        main = current((entry for entry in table if entry.app != failed.app), failed.model)
+        return None if main is None else backends[main.app]
 
     def copy(self, model: str, work: Callable[[Backend], Coroutine[Any, Any, None]]) -> None:
         """Have the version in the shadow do what another one does for a client, if there is one and it is its turn.
 
         A copy for which it has no room is dropped, and remembered as refused.
         """
-        entry = in_shadow(self._table, model)
+        table, backends = self._now
+        entry = in_shadow(table, model)
         if entry is None or random.random() >= entry.shadow:
             return
-        backend = self._backends[entry.app]
+        backend = backends[entry.app]
         if backend.observer.full:
             backend.observer.refuse()
         else:
@@ -114,7 +117,7 @@ class Catalogue:
 
     def end_copies(self) -> None:
         """Those of versions that are gone from the table. In the event loop."""
-        self._copies.end_all_but({entry.app for entry in self._table})
+        self._copies.end_all_but({entry.app for entry in self.table})
 
     def choose(self, name: str) -> Served | ServedEncoder:
         """See `Models`.
@@ -132,7 +135,7 @@ class Catalogue:
 
     def cards(self) -> list[ModelCard]:
         """See `Models`."""
-        newest = {entry.model: entry.facts.created for entry in sorted(self._table, key=lambda e: e.facts.created)}
+        newest = {entry.model: entry.facts.created for entry in sorted(self.table, key=lambda e: e.facts.created)}
         return [ModelCard(id=model, created=created) for model, created in sorted(newest.items())]
 
     async def check(self, *, timeout_s: float) -> None:
@@ -141,21 +144,22 @@ class Catalogue:
         Raises:
             EngineError: one does not answer, or there is none.
         """
-        models = {entry.model for entry in self._table}
+        table, backends = self._now
+        models = {entry.model for entry in table}
         if not models:
             raise EngineError("there is no model yet")
-        main = [entry for model in models if (entry := current(self._table, model)) is not None]
-        awake = [self._backends[entry.app].engine for entry in main if not entry.sleeps]
+        main = [entry for model in models if (entry := current(table, model)) is not None]
+        awake = [backends[entry.app].engine for entry in main if not entry.sleeps]
         await asyncio.gather(*(engine.check(timeout_s=timeout_s) for engine in awake))
 
     def seen(self, app: str, last_s: float) -> Seen:
         """What clients have had of one version in the last seconds."""
-        backend = self._backends.get(app)
+        backend = self._now[1].get(app)
         return Seen() if backend is None else backend.observer.seen(last_s)
 
     def under_way(self, app: str) -> int:
         """Requests that a version works on."""
-        backend = self._backends.get(app)
+        backend = self._now[1].get(app)
         return 0 if backend is None else backend.observer.under_way
 
     def _renewed(self, entry: Entry, before: Backend | None) -> Backend:
@@ -184,7 +188,7 @@ class Catalogue:
 
     def _ended(self, entry: Entry, request: Request) -> None:
         """A version that began in the shadow may have come out of it meanwhile."""
-        backend = self._backends.get(entry.app)
+        backend = self._now[1].get(entry.app)
         self._told(entry if backend is None else backend.entry, request)
 
     def _served_instead(self, failed: Entry, kind: type[_Kind]) -> _Kind | None:

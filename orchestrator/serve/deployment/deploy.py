@@ -151,7 +151,7 @@ def _replace(before: table.Table, entry: Entry, settings: Serve) -> None:
     fleet.start(entry, settings)
     try:
         fleet.wait_running(entry.app)
-        fleet.wait_running(gateway.APP)
+        fleet.wait_running(table.GATEWAY)
     except BaseException:
         fleet.end(entry.app)
         raise

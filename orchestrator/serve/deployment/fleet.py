@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from orchestrator.serve.deployment import direct, gateway, swapping
 from orchestrator.serve.deployment.applications import gateway_application, most_requests, version_application
 from orchestrator.serve.deployment.observe import Seen
 from orchestrator.serve.deployment.swapping import READY_LIMIT_S, last_error
-from orchestrator.serve.deployment.table import Entry, Facts, Table
+from orchestrator.serve.deployment.table import GATEWAY, Entry, Facts, Table, app_of
 from orchestrator.serve.host import target
 from orchestrator.store import MARKER
 
@@ -49,8 +48,7 @@ def entry_of(export: Path, settings: Serve, *, model: str, version: str) -> Entr
         version=version,
         export=str(export),
         share=1.0,
-        # Its own, even if the version was here before and is still on its way out.
-        app=f"{model}-{version}-{uuid.uuid4().hex[:6]}",
+        app=app_of(model, version),
         facts=facts,
         sleeps=settings.replicas.min == 0,
     )
@@ -118,8 +116,8 @@ def check_capacity(settings: Serve) -> None:
 
 def start_gateway(settings: Serve, *, host: str, port: int) -> None:
     """Have the gateway started, if it is not there. Accounts and prices are those of the first job that it serves."""
-    if (status := serve.status().applications.get(gateway.APP)) is None or status.status in _FAILED:
-        _run(gateway_application(settings, host=host, port=port), name=gateway.APP)
+    if (status := serve.status().applications.get(GATEWAY)) is None or status.status in _FAILED:
+        _run(gateway_application(settings, host=host, port=port), name=GATEWAY)
 
 
 def start(entry: Entry, settings: Serve, *, cpus: float | None = None) -> None:
@@ -219,15 +217,22 @@ def stored_table() -> Table:
 
 
 def route(table: Iterable[Entry]) -> None:
-    """Have the gateway answer from another table, from the return of this on."""
+    """Have the gateway answer from another table, from the return of this on.
+
+    Raises:
+        ServeError: it does not answer; the one that takes its place answers from that table.
+    """
     gateway.store_table(table)
-    direct.call_each(gateway.APP, "route", timeout_s=_ANSWER_LIMIT_S)
+    try:
+        direct.call_each(GATEWAY, "route", timeout_s=_ANSWER_LIMIT_S)
+    except ray.exceptions.RayError as error:
+        raise ServeError(f"the gateway did not take the new table: {last_error(str(error))}") from error
 
 
 def seen(entry: Entry, last_s: float) -> Seen:
     """What clients have had of one version in the last seconds."""
     try:
-        found: list[Seen] = direct.call_each(gateway.APP, "seen", entry.app, last_s, timeout_s=_ANSWER_LIMIT_S)
+        found: list[Seen] = direct.call_each(GATEWAY, "seen", entry.app, last_s, timeout_s=_ANSWER_LIMIT_S)
     except ray.exceptions.RayError:  # the gateway starts anew: it has seen nothing
         return Seen()
     return found[0] if found else Seen()
@@ -247,7 +252,7 @@ def end(app: str) -> None:
 
 def _under_way(entry: Entry) -> int:
     try:
-        return sum(direct.call_each(gateway.APP, "under_way", entry.app, timeout_s=_ANSWER_LIMIT_S))
+        return sum(direct.call_each(GATEWAY, "under_way", entry.app, timeout_s=_ANSWER_LIMIT_S))
     except ray.exceptions.RayError:  # the gateway has died, and with it what was under way
         return 0
 

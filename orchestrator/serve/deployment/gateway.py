@@ -36,7 +36,6 @@ from orchestrator.serve.engine.protocol import EngineError, Load
 
 _SETTLED_S = 15.0
 """Who starts a service has more to start until then."""
-APP = "slipway"
 DEPLOYMENT = "gateway"
 _KEY, _NAMESPACE = b"table", b"slipway"
 
@@ -63,7 +62,8 @@ class Gateway:
         """Raises AccountsError: they cannot be opened."""
         self._metrics = Metrics()
         self._catalogue = Catalogue(lambda entry: RemoteEngine(handle_of(entry.app)), self._metrics.ended)
-        self._front = _front(Serve.model_validate(settings))
+        self._settings = Serve.model_validate(settings)
+        self._front = _front(self._settings)
         self._taking = asyncio.Lock()
         self._catalogue.take(stored_table())
 
@@ -114,7 +114,7 @@ class ListeningGateway(Gateway):
         """
         super().__init__(settings)
         self._listener = await Listener.open(self.routes(), host=host, port=port)
-        if settings["standby"]:
+        if self._settings.standby:
             have_another_stand_by(after_s=_SETTLED_S)
 
     async def check_health(self) -> None:
@@ -153,7 +153,9 @@ def predictions(catalogue: Catalogue, front: Front) -> APIRouter:
     @router.post("/v1/predict", summary="Predict rows with a network of the user's own")
     async def predict(request: Request) -> Response:
         body = await bodies.read(request)
-        backend = catalogue.pick(await asyncio.to_thread(_model_of, body, catalogue))
+        model = await asyncio.to_thread(_model_of, body, catalogue)
+        await front.require(caller_of(request), scope="generate", model=model)
+        backend = catalogue.pick(model)
         try:
             return await attempt(request, backend, body)
         except EngineError:
@@ -189,7 +191,11 @@ def predictions(catalogue: Catalogue, front: Front) -> APIRouter:
 def _require_predicting(backend: Backend) -> RemoteEngine:
     """Raises ApiError: it is no network of the user's own."""
     if backend.served is not None or not isinstance(backend.engine, RemoteEngine):
-        raise ApiError(f"The model `{backend.entry.model}` predicts no rows; it reads text", param="model")
+        raise ApiError(
+            f"The model `{backend.entry.model}` predicts no rows; it reads text",
+            param="model",
+            code="wrong_kind_of_model",
+        )
     return backend.engine
 
 

@@ -35,6 +35,8 @@ def show(
         return ask(service, texts, max_tokens=max_tokens, temperature=0.7, seed=seed, api_key=api_key)
     if entry.facts.kind == "custom":
         return _predictions(service, Path(entry.export), api_key)
+    if not texts:  # a request without any is a mistake to the service
+        return []
     path = "/classify" if entry.facts.labels else "/embeddings"
     found = _posted(service, path, {"input": list(texts)}, api_key)["data"]
     told = [_class(each) if entry.facts.labels else _vector(each["embedding"]) for each in found]

@@ -33,11 +33,12 @@ def make_ready(old: Entry, export: Path, settings: Serve) -> bool:
     try:
         problems = direct.call_each(old.app, "make_ready", str(export), timeout_s=READY_LIMIT_S)
     except ray.exceptions.RayError as error:
+        _keep(old)
         raise ServeError(f"{export.name} could not be proven by the replicas: {last_error(str(error))}") from error
     if not problems:
         target.prove(export, settings)
     if (problem := next(filter(None, problems), None)) is not None:
-        _have_swapped(old.app, old.export)  # the others let go of it
+        _keep(old)
         raise problem
     return True
 
@@ -51,10 +52,15 @@ def swap(old: Entry, new: Entry) -> float:
     try:
         blackouts = _have_swapped(old.app, new.export)
     except ServeError as error:
-        with contextlib.suppress(ServeError):  # one that cannot go back has died: the next one begins with them
-            _have_swapped(old.app, old.export)
+        _keep(old)
         raise ServeError(f"{new.version} could not be swapped in: {error.message}") from error
     return max(blackouts, default=0.0)
+
+
+def _keep(old: Entry) -> None:
+    """Have replicas go on with the weights of a version, and hold no others ready beside them."""
+    with contextlib.suppress(ServeError):  # one that cannot has died: the next one begins with them
+        _have_swapped(old.app, old.export)
 
 
 def _have_swapped(app: str, export: str) -> list[float]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Kind = Literal["decoder", "encoder", "custom"]
+GATEWAY = "slipway"
+"""The gateway's application on Ray Serve."""
+_APP = re.compile(r"(?P<model>.+)-(?P<version>v\d+)-[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,17 @@ class Entry:
 
 
 Table = tuple[Entry, ...]
+
+
+def app_of(model: str, version: str) -> str:
+    """A name for the application of a version, which no other has: not that of the same version before, either."""
+    return f"{model}-{version}-{uuid.uuid4().hex[:6]}"
+
+
+def named_by(app: str) -> tuple[str, str] | None:
+    """Model and version of which an application is; None: it is none of a version."""
+    found = _APP.fullmatch(app)
+    return None if found is None else (found["model"], found["version"])
 
 
 def of_model(table: Iterable[Entry], model: str) -> Table:

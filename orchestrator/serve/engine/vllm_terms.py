@@ -5,6 +5,7 @@ Shapes: T tokens of a prompt, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from collections.abc import Sequence as Ids
 from typing import Any
@@ -94,7 +95,8 @@ def alike(told: Ids[TokenLogprob], want_TV: Tensor, *, exact: bool) -> str | Non
     ]
     if len(errors) < len(told) - 1 or not errors:
         return "it says nothing of some tokens"
-    worst, place = max(errors)
+    # What is no number is the worst; `max` alone would pass over it.
+    worst, place = max(errors, key=lambda each: math.inf if math.isnan(each[0]) else each[0])
     # A logit may be off by the tolerance, and so may the sum over all of them.
     allowed = 2 * EXACT_TOLERANCE * max(1.0, float(want_TV.abs().max()))
     found = worst

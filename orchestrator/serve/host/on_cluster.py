@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.cluster.jobs.client import JobsClient
 from orchestrator.errors import ServeError
+from orchestrator.serve.deployment.table import GATEWAY, named_by
 
 _APPLICATIONS = "/api/serve/applications/"
-_GATEWAY = "slipway"
-_VERSION = re.compile(r"(?P<model>.+)-(?P<version>v\d+)-[0-9a-f]{6}")
-"""The name of the application of a version."""
 _STOP_LIMIT_S = 60.0
 
 
@@ -56,14 +53,14 @@ def stop(address: str, port: int | None = None) -> list[dict[str, Any]]:
 def services(told: Mapping[str, Any], *, address: str) -> list[dict[str, Any]]:
     """Our service by what Ray Serve says of its applications. Pure."""
     applications: Mapping[str, Any] = told.get("applications") or {}
-    gateway = applications.get(_GATEWAY)
+    gateway = applications.get(GATEWAY)
     if gateway is None:
         return []
     http = told.get("http_options") or {}
     versions = [
-        {"model": named["model"], "version": named["version"], "state": state["status"].lower(), "share": None}
+        {"model": named[0], "version": named[1], "state": state["status"].lower(), "share": None}
         for name, state in applications.items()
-        if (named := _VERSION.fullmatch(name))
+        if (named := named_by(name))
     ]
     is_up = all(state["status"] == "RUNNING" for state in applications.values())
     return [
@@ -81,4 +78,4 @@ def services(told: Mapping[str, Any], *, address: str) -> list[dict[str, Any]]:
 
 
 def _is_ours(application: str) -> bool:
-    return application == _GATEWAY or _VERSION.fullmatch(application) is not None
+    return application == GATEWAY or named_by(application) is not None

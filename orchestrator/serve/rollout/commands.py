@@ -54,7 +54,7 @@ class Commands:
 
         def bring(export: Path) -> None:
             asked = Asked(export=export, model=model, settings=settings, in_place=settings.canary is None)
-            self._controller.rollout(tried_out(asked, settings.canary), lambda _: None)
+            self._controller.rollout(tried_out(asked, settings.canary), lambda _: None, waits=True)
 
         self._following[model] = Follower(run, bring, served=served)
 

@@ -48,7 +48,7 @@ class Fleet(Protocol):
         ...
 
     def route(self, table: Iterable[Entry]) -> None:
-        """Have the gateway answer from another table."""
+        """Have the gateway answer from another table. Raises ServeError if it does not answer; it will from that."""
         ...
 
     def seen(self, entry: Entry, last_s: float) -> Seen:
@@ -135,14 +135,16 @@ class Controller:
             for e in self._fleet.stored_table()
         ]
 
-    def rollout(self, asked: Asked, tell: Tell) -> dict[str, Any]:
+    def rollout(self, asked: Asked, tell: Tell, *, waits: bool = False) -> dict[str, Any]:
         """Bring a version: prove it, pass the gate, start it beside, watch it, and promote it.
+
+        Where another rollout is under way it `waits` for its end, or is refused.
 
         Raises:
             ServeError: it was refused or rolled back, and why; the current version goes on.
             SlipwayError: as `Fleet.prove`.
         """
-        with self._alone(asked.model):
+        with self._alone(asked.model, waits=waits):
             version = self._history.next_version(asked.model)
             return self._bring(asked, version, tell, gate=asked.settings.gate)
 
@@ -161,8 +163,8 @@ class Controller:
             return self._bring(asked, before["version"], tell, gate=None)
 
     @contextmanager
-    def _alone(self, model: str) -> Iterator[None]:
-        if not self._turn.acquire(blocking=False):
+    def _alone(self, model: str, *, waits: bool = False) -> Iterator[None]:
+        if not self._turn.acquire(blocking=waits):
             raise ServeError(f"{model} has to wait: a rollout is under way", fix="try again when it has ended")
         try:
             yield
@@ -223,8 +225,10 @@ class Controller:
             return None
         now = replace(entry, app=current.app)
         self._fleet.route(table.alone(self._fleet.stored_table(), now))
-        # Once more: for a replica that has started meanwhile, with the weights of before.
-        self._fleet.swap(now, now)
+        try:  # once more: for a replica that has started meanwhile, with the weights of before
+            self._fleet.swap(now, now)
+        except ServeError as error:  # the version answers already
+            tell(error.message)
         return Decision("promote", f"swapped in, {blackout_s * 1e3:.0f} ms without a token")
 
     def _take_over(self, asked: Asked, entry: Entry, current: Entry | None, tell: Tell) -> Decision:
@@ -284,9 +288,11 @@ class Controller:
 
     def _take_back(self, entry: Entry) -> None:
         standing = self._fleet.stored_table()
-        if any(each.app == entry.app for each in standing):
-            self._fleet.route(table.without(standing, entry))
-        self._retire(entry)
+        try:
+            if any(each.app == entry.app for each in standing):
+                self._fleet.route(table.without(standing, entry))
+        finally:
+            self._retire(entry)
 
     def _retire(self, entry: Entry) -> None:
         """Beside whoever waits for the answer: what a version has begun may take minutes."""

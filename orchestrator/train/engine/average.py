@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 
 from orchestrator.train.engine.pieces import Piece, PieceReader
+from orchestrator.train.engine.state import AVERAGE
 from orchestrator.train.engine.zero_layout import ZeroLayout
-
-AVERAGE = "average"
-"""Pieces of an average are named `average/NAME`, as those of weights are `weight/NAME`."""
 
 
 class Average:

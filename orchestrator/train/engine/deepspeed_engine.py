@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from orchestrator.job_train import Train
 from orchestrator.objectives.protocol import Batch, Objective, Tensors
 from orchestrator.track import metrics
-from orchestrator.train.engine.average import AVERAGE, Average
+from orchestrator.train.engine.average import Average
 from orchestrator.train.engine.checksum import checksum_of
 from orchestrator.train.engine.devices import own_device, to_device, to_host
 from orchestrator.train.engine.nvme import nvme_for
@@ -25,6 +25,7 @@ from orchestrator.train.engine.pieces import PieceReader, RankState
 from orchestrator.train.engine.protocol import Admit, Evaluated, Learner, StepStats
 from orchestrator.train.engine.settings import deepspeed_config
 from orchestrator.train.engine.state import (
+    AVERAGE,
     buffers_of,
     kept_buffers,
     pieces_of,

@@ -63,7 +63,13 @@ def require_async_io() -> None:
     from deepspeed.ops.op_builder import AsyncIOBuilder
     from torch.utils.cpp_extension import _get_build_directory
 
-    folders = [Path(_get_build_directory(name, verbose=False)) for name in _OPERATORS]
+    try:
+        folders = [Path(_get_build_directory(name, verbose=False)) for name in _OPERATORS]
+    except OSError as error:
+        raise JobError(
+            f"DeepSpeed's async_io, which train.zero.offload to nvme needs, has no folder to be compiled in: {error}",
+            fix="set TORCH_EXTENSIONS_DIR to a folder that can be written, on every machine that trains",
+        ) from None
     with lock(folders[0].parent / "slipway.lock", holds="DeepSpeed's async_io", wait_s=_BUILD_LIMIT_S):
         for folder in folders:
             (folder / "lock").unlink(missing_ok=True)

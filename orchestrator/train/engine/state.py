@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from orchestrator.train.engine.pieces import Piece, PieceReader, RankState
 
+AVERAGE = "average"
 _WEIGHT, _BUFFER, _OPTIMIZER = "weight", "buffer", "optimizer."
-"""Pieces are named `weight/NAME`, `optimizer.KEY/NAME` and `buffer/NAME`, numbers `optimizer.KEY`."""
+"""Pieces are named `weight/NAME`, `average/NAME`, `optimizer.KEY/NAME` and `buffer/NAME`, numbers `optimizer.KEY`."""
 _NAMED = 3
 
 
@@ -79,8 +80,10 @@ def pieces_of(layout: Layout) -> tuple[dict[str, Piece], dict[str, float]]:
 
 
 def weights_of(state: RankState) -> RankState:
-    """What of a rank's state makes the model, without what the optimizer needs besides."""
-    pieces = {name: piece for name, piece in state.pieces.items() if not name.startswith(_OPTIMIZER)}
+    """What of a rank's state makes the model: its averages where it has such, and nothing of the optimizer's."""
+    is_averaged = any(name.startswith(f"{AVERAGE}/") for name in state.pieces)
+    besides = (_OPTIMIZER, f"{_WEIGHT}/") if is_averaged else (_OPTIMIZER,)
+    pieces = {name: piece for name, piece in state.pieces.items() if not name.startswith(besides)}
     return replace(state, pieces=pieces)
 
 

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from orchestrator.job_train import Train
 from orchestrator.objectives.protocol import Batch, Objective, Tensors
 from orchestrator.track import metrics
-from orchestrator.train.engine.average import AVERAGE
 from orchestrator.train.engine.checksum import checksum_of
 from orchestrator.train.engine.devices import own_device, to_device, to_host
 from orchestrator.train.engine.flat import FlatWeights, norm_of
 from orchestrator.train.engine.pieces import Piece, PieceReader, RankState
 from orchestrator.train.engine.protocol import Admit, Evaluated, Learner, StepStats
 from orchestrator.train.engine.state import (
+    AVERAGE,
     Layout,
     Span,
     buffers_of,

@@ -29,17 +29,28 @@ OLD = Entry(
 class Replica:
     """What one has, and what it was told."""
 
-    def __init__(self, *, refuses: StoreError | None = None, fails: Exception | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        refuses: StoreError | None = None,
+        dies: Exception | None = None,
+        fails: Exception | None = None,
+    ) -> None:
         self.ready: str | None = None
         self.has = OLD.export
         self.refuses = refuses
+        self.dies = dies
         self.fails = fails
 
     def make_ready(self, export: str) -> StoreError | None:
+        if self.dies is not None:
+            raise self.dies
         self.ready = None if self.refuses else export
         return self.refuses
 
     def swap(self, export: str) -> float | EngineError:
+        if self.dies is not None:
+            raise self.dies
         self.ready = None
         if self.fails is not None and export != OLD.export:
             if isinstance(self.fails, EngineError):
@@ -89,6 +100,14 @@ def test_what_one_refuses_none_keeps(replicas: list[Replica], export: Path) -> N
     with pytest.raises(StoreError, match="tensor x"):
         swapping.make_ready(OLD, export, Serve())
     assert [(r.ready, r.has) for r in replicas] == [(None, "/one")] * 2
+
+
+def test_where_one_dies_none_keeps_it_and_the_reason_is_said(replicas: list[Replica], export: Path) -> None:
+    died = ray.exceptions.RayActorError(error_msg="it has died")
+    replicas += [Replica(), Replica(dies=died)]
+    with pytest.raises(ServeError, match="could not be proven by the replicas: it has died"):
+        swapping.make_ready(OLD, export, Serve())
+    assert (replicas[0].ready, replicas[0].has) == (None, "/one")
 
 
 @pytest.mark.parametrize("error", [EngineError("another shape"), ray.exceptions.RayActorError(error_msg="it has died")])

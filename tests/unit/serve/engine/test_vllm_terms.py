@@ -98,6 +98,8 @@ def test_a_prompt_says_what_the_network_says_or_where_it_does_not() -> None:
     )  # type: ignore[operator]
     assert alike(told, want_TV + 1.0, exact=False) is not None
     assert alike([told[0], TokenLogprob(1, float("nan"))], want_TV, exact=False) is not None
+    for exact in (True, False):
+        assert alike([*told[:2], TokenLogprob(8, float("nan")), told[3]], want_TV, exact=exact) is not None
     assert alike(told[:1], want_TV, exact=True) == "it says nothing of some tokens"
 
 
