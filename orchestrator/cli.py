@@ -23,6 +23,7 @@ from orchestrator.cli_common import (
     StoreDir,
     print_document,
     store_at,
+    verb_of,
 )
 from orchestrator.cli_data import data
 from orchestrator.cli_doctor import register as register_doctor
@@ -240,7 +241,8 @@ def main() -> NoReturn:
     except typer.Abort:
         code = _INTERRUPTED
     except typer.TyperException as error:
-        _fail(JobError(error.format_message(), fix=f"slipway {_verb()}--help shows how"), as_json)
+        words = error.format_message().replace(": Value error, ", ": ")
+        _fail(JobError(words, fix=f"slipway {verb_of(app, sys.argv[1:])}--help shows how"), as_json)
     except SlipwayError as error:
         _fail(error, as_json)
     except OSError as error:

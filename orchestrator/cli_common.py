@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,3 +46,18 @@ def print_document(document: Any, as_json: bool, printer: str = "print_row") -> 
     group, _, name = printer.rpartition(".")
     # Imported here: tables are for people, and cost a tenth of a second.
     getattr(import_module(f"orchestrator.cli_print{group and '_'}{group}"), name)(document)
+
+
+def verb_of(app: typer.Typer, words: Iterable[str]) -> str:
+    """The verb that a command line asks for, with a space behind each of its words; as much of it as there is."""
+    found, here = "", app
+    for word in (word for word in words if not word.startswith("-")):
+        groups = {group.name: group.typer_instance for group in here.registered_groups}
+        verbs = {one.name or one.callback.__name__ for one in here.registered_commands if one.callback}
+        if word not in verbs | groups.keys():
+            break
+        found += f"{word} "
+        if (inner := groups.get(word)) is None:
+            break
+        here = inner
+    return found

@@ -151,7 +151,8 @@ def jobs_stop(job: AnyJob, address: Url, as_json: AsJson = False) -> None:
 
     client = JobsClient(address)
     found = find(client, job)
-    _audit("job-stopped", job=found.id, name=found.name, address=address)
+    if not found.is_over:
+        _audit("job-stopped", job=found.id, name=found.name, address=address)
     ended = stop(client, found)
     print_document(rows.account_of(ended, client.log(ended, lines=STATE_LINES)), as_json, "jobs.print_job")
 

@@ -32,6 +32,11 @@ def ensure_token() -> Path | None:
     return path
 
 
+def has_token() -> bool:
+    """Whether there is a token here; one that is made now is none that a cluster elsewhere knows."""
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or token_path().exists()
+
+
 def is_exposed(path: Path) -> bool:
     """Whether anybody but the owner may read the file."""
     return bool(stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO))

@@ -19,7 +19,8 @@ from orchestrator.plan import Plan
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SIZE = re.compile(r"[1-9][0-9]*(Mi|Gi|Ti|Pi|M|G|T|P)")
-_EVERYWHERE = ("/", "$", "~")
+_UNKNOWN = ("$", "~")
+"""What such a path begins with is known in the pod alone."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ def _warnings(job: JobSpec, target: Target, variables: list[str]) -> list[str]:
     if job.data.tokenizer.path:
         paths["data.tokenizer.path"] = job.data.tokenizer.path
     for key, path in paths.items():
-        if not path.startswith(_EVERYWHERE) and "://" not in path:
+        if where := _in_the_image(path, target.store):
             said.append(
-                f"{key} is {path}: pods look for it in the image, beside its jobs/; "
+                f"{key} is {path}: pods look for it {where}; "
                 f"what is not there belongs below {target.store}, or on S3 or GCS"
             )
     if variables:
@@ -91,3 +92,10 @@ def _warnings(job: JobSpec, target: Target, variables: list[str]) -> list[str]:
             "--workers-per-pod takes the workers of one machine together"
         )
     return said
+
+
+def _in_the_image(path: str, store: str) -> str | None:
+    """Where in its image a pod looks for a path; None: it need not be there."""
+    if "://" in path or path.startswith(_UNKNOWN) or PurePosixPath(path).is_relative_to(store):
+        return None
+    return "in the image" if path.startswith("/") else "in the image, beside its jobs/"

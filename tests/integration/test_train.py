@@ -101,10 +101,12 @@ def test_one_worker_without_ray_gives_the_same_losses(
 
 
 def _await_steps(run_folder: Path, wanted: int, driver: subprocess.Popen[str]) -> None:
+    """And the first checkpoint, which is written beside the steps after it."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and driver.poll() is None:
         found = list(run_folder.glob("runs/*/metrics.jsonl"))
-        if found and len(found[0].read_text().splitlines()) >= wanted:
+        is_saved = any(run_folder.glob("runs/*/checkpoints/*/COMMITTED"))
+        if is_saved and len(found[0].read_text().splitlines()) >= wanted:
             return
         time.sleep(0.02)
     pytest.fail(f"no step {wanted}: {driver.communicate()[1]}")

@@ -105,6 +105,7 @@ def test_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("usage", "--day", "yesterday"), "'yesterday' is no day"),
         (("audit", "verify"), "no audit log"),
         (("feedback", "export", "--format", "chat", "--out", "/nowhere/at/all.jsonl"), "no folder"),
+        (("feedback", "export", "--format", "chat", "--out", "/tmp"), "/tmp is a folder"),
     ],
 )
 def test_mistakes_are_named(words: tuple[str, ...], said: str) -> None:

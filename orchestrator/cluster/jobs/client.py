@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.cluster.connect import prepare_environment
 from orchestrator.cluster.jobs.values import Submission, submission_of
+from orchestrator.cluster.token import has_token, token_path
 from orchestrator.errors import CapacityError, JobError
 
 _ANSWER_LIMIT_S = 60.0
@@ -24,6 +25,8 @@ _TALKATIVE = (
 )
 _FIX = "give the dashboard's URL, such as http://127.0.0.1:8265; ~/.ray/auth_token must hold its token"
 
+_TOKEN_FIX = "have the cluster's ~/.ray/auth_token here, mode 0600, or name it in RAY_AUTH_TOKEN_PATH"
+
 
 class AlreadyThereError(Exception):
     """A submission of this name was made before."""
@@ -32,10 +35,12 @@ class AlreadyThereError(Exception):
 class JobsClient:
     """Ray's Jobs API at a dashboard.
 
-    Every method raises CapacityError where no dashboard answers, or where it does not take our token.
+    Every method raises CapacityError where no dashboard answers, where there is no token here, or it is not the cluster's.
     """
 
     def __init__(self, address: str) -> None:
+        if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not has_token():
+            raise CapacityError(f"there is no token here for the cluster at {address}: no {token_path()}", fix=_TOKEN_FIX)
         prepare_environment()
         for name in _REDIRECTS:
             os.environ.pop(name, None)
@@ -131,7 +136,7 @@ class JobsClient:
             status = 403 if "Authentication failed" in str(error) else 401
             raise CapacityError(
                 f"the cluster at {self.address} does not take our token ({status})",
-                fix="have the cluster's ~/.ray/auth_token here, mode 0600, or name it in RAY_AUTH_TOKEN_PATH",
+                fix=_TOKEN_FIX,
             ) from None
         except (OSError, RuntimeError, ValueError) as error:  # OSError: those of `requests`
             # Of a traceback of the cluster's the last line says what it was; Ray ends its own texts with a point.

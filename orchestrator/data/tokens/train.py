@@ -25,6 +25,7 @@ _MAX_ALPHABET = 1000
 
 def special_tokens(settings: Settings, *, chat: bool = False) -> list[str]:
     """The special tokens of a tokenizer that is trained with these settings, in the order of their ids."""
+    chat = chat or settings.chat_template == "chatml"  # as letters, anybody's message could write a turn's borders
     own = BERT_TOKENS if settings.train == "wordpiece" else (END_OF_TEXT,)
     return list(dict.fromkeys([*own, *(CHAT_TOKENS if chat else ()), *settings.special_tokens]))
 
@@ -33,7 +34,7 @@ def train_tokenizer(texts: Iterable[str], settings: Settings, *, chat: bool = Fa
     """Train what `data.tokenizer.train` asks for; returns the text of its `tokenizer.json`.
 
     Args:
-        chat: the rows are chats, so the tokens of the built-in template are added.
+        chat: the rows are chats, so the tokens of the built-in template are added; as where the settings name it.
     """
     special = special_tokens(settings, chat=chat)
     if settings.train == "wordpiece":

@@ -35,7 +35,10 @@ def stop(address: str, port: int | None = None) -> list[dict[str, Any]]:
     found = services(told, address=address)
     if not found or port not in (None, found[0]["port"]):
         where = f"there is one on {found[0]['port']}" if found else "there is none at all"
-        raise ServeError(f"no service of ours to stop at {address}: {where}", fix="`slipway serve --status --address`")
+        raise ServeError(
+            f"no service of ours to stop at {address}: {where}",
+            fix=f"`slipway serve --status --address {address}` shows it",
+        )
     if others := [name for name in told["applications"] if not _is_ours(name)]:
         raise ServeError(
             f"Ray Serve at {address} also runs {', '.join(others)}, which is not ours and would end too",

@@ -289,3 +289,19 @@ def test_relative_paths_and_lonely_gpus_are_pointed_out() -> None:
     warnings = " ".join(rendered(job_of(data=data, workers={"min": 2, "gpus": 1})).warnings)
     assert "data.sources.0.path is ./text" in warnings
     assert "--workers-per-pod" in warnings
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        ("/home/ana/text", "in the image; "),
+        ("text", "in the image, beside its jobs/; "),
+        ("/store/text", None),
+        ("${env:TEXTS}/a", None),
+    ],
+)
+def test_sources_that_a_pod_may_not_have_are_pointed_out(path: str, where: str | None) -> None:
+    data = {"sources": [{"path": path, "format": "text"}], "tokenizer": {"train": "bpe"}}
+    told = [warning for warning in rendered(job_of(data=data)).warnings if "data.sources.0.path" in warning]
+    expected = f"data.sources.0.path is {path}: pods look for it {where}"
+    assert bool(told) is (where is not None) and all(warning.startswith(expected) for warning in told)

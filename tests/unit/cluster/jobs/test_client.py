@@ -7,12 +7,14 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.cluster.jobs.client import AlreadyThereError, JobsClient
 from orchestrator.cluster.jobs.values import Submission
+from orchestrator.cluster.token import ensure_token
 from orchestrator.errors import CapacityError, JobError
 
 OURS = {"type": "SUBMISSION", "status": "RUNNING", "metadata": {"slipway": "tiny"}}
@@ -49,6 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_ADDRESS", "http://192.0.2.1:1")  # which must not win over what was given
+    ensure_token()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     version = {"version": "4", "ray_version": "2.60.0", "ray_commit": "x", "session_name": "x"}
     server.answers = {"/api/version": (200, version), "/api/jobs/": (200, JOBS)}  # type: ignore[attr-defined]
@@ -79,6 +82,17 @@ def test_a_refusal_says_which(dashboard: Any, status: int, said: str) -> None:
         client.submissions()
     assert said in raised.value.message
     assert raised.value.fix
+
+
+def test_without_a_token_none_is_made_that_the_cluster_would_refuse(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(CapacityError, match="there is no token here") as raised:
+        JobsClient("http://127.0.0.1:1")
+    assert "auth_token" in str(raised.value.fix)
+    assert not (tmp_path / "token").exists()
 
 
 def test_nobody_there_is_told_at_once(dashboard: Any) -> None:

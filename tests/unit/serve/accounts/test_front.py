@@ -117,12 +117,12 @@ async def test_limits_reach_clients_as_openai_has_them(front: Accounts, sqlite: 
     with pytest.raises(ApiError) as caught:
         await enter(front, caller)
     error = caught.value
-    assert (error.status, error.code) == (429, "rate_limit_exceeded")
+    assert (error.status, error.code, error.kind) == (429, "rate_limit_exceeded", "requests")
     assert error.headers["Retry-After"] == "60"
     assert error.headers["x-ratelimit-limit-requests"] == "1"
     with pytest.raises(ApiError) as caught:
         await enter(front, caller, max_tokens=48)
-    assert caught.value.status == 429
+    assert (caught.value.status, caught.value.kind) == (429, "tokens")
     assert "3 in your prompt; 48 for the completion" in caught.value.message
 
 
@@ -143,11 +143,39 @@ async def test_what_a_key_is_not_for(
     assert (caught.value.status, caught.value.code) == (403, code)
 
 
+@pytest.mark.parametrize(
+    ("key", "scope", "model", "code", "word"),
+    [
+        ({"scopes": frozenset({"embed"})}, "generate", "m", "insufficient_scope", "its scopes are: embed"),
+        ({"models": frozenset({"n"})}, "embed", "m", "model_not_allowed", "its models are: `n`"),
+        ({"models": frozenset({"n"})}, "generate", "x" * 500, "model_not_allowed", "xxx...`; its models are: `n`"),
+    ],
+    ids=["scope", "model", "long"],
+)
+async def test_what_a_key_is_not_for_is_refused_before_all_else_and_audited(
+    front: Accounts, sqlite: Database, tmp_path: Path, key: Any, scope: Any, model: str, code: str, word: str
+) -> None:
+    key_id, secret = new_key(sqlite, **key)
+    caller = await front.authenticate(bearer(secret))
+    with pytest.raises(ApiError) as caught:
+        await front.require(caller, scope=scope, model=model)
+    assert (caught.value.status, caught.value.code) == (403, code)
+    assert word in caught.value.message and len(caught.value.message) < 250
+    await front.close()
+    denied = [event for event in read_audit(tmp_path / "audit.jsonl") if event["event"] == "denied"]
+    assert [(event["key"], event["reason"]) for event in denied] == [(key_id, "scope" if "scope" in code else "model")]
+
+
+async def test_what_a_key_is_for_is_required_in_vain(front: Accounts, sqlite: Database) -> None:
+    _, secret = new_key(sqlite, models=frozenset({"m"}))
+    await front.require(await front.authenticate(bearer(secret)), scope="embed", model="m")
+
+
 async def test_a_spent_budget(front: Accounts, sqlite: Database) -> None:
     _, secret = new_key(sqlite, budget_nano=5_000)
     with pytest.raises(ApiError) as caught:
         await enter(front, await front.authenticate(bearer(secret)))
-    assert (caught.value.status, caught.value.code) == (429, "insufficient_quota")
+    assert (caught.value.status, caught.value.code, caught.value.kind) == (429, *["insufficient_quota"] * 2)
     assert caught.value.headers["x-should-retry"] == "false"
 
 

@@ -258,6 +258,20 @@ async def test_a_key_sees_the_models_it_may_ask(client_of: Any, served: Served, 
         front.models = frozenset({"other"})
         assert (await client.get("/v1/models")).json()["data"] == []
         assert (await client.get("/v1/models/tiny")).status_code == 404
+        told = (await client.post("/v1/completions", json=BODY)).json()["error"]
+        assert told["message"] == "The model `tiny` does not exist; this service has none"
+
+
+@pytest.mark.parametrize("route", ["completions", "chat/completions", "embeddings", "classify"])
+async def test_what_a_key_is_not_for_is_said_before_anything_of_the_model(
+    client_of: Any, served: Served, front: Any, route: str
+) -> None:
+    front.forbids = ApiError("other scopes", status=403, code="insufficient_scope")
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}]} if "chat" in route else {"input": "a"}
+    async with client_of(OneModel(served), front) as client:
+        asked = BODY if route == "completions" else {**body, "model": "tiny"}
+        answer = await client.post(f"/v1/{route}", json=asked)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_scope")
 
 
 async def test_feedback_and_usage_go_to_the_accounts(client_of: Any, served: Served, front: Any) -> None:
@@ -267,11 +281,14 @@ async def test_feedback_and_usage_go_to_the_accounts(client_of: Any, served: Ser
         assert answer.json() == {"object": "feedback", "id": "cmpl-1"}
         assert front.opinions[0].model_dump() == {**given, "choice": 0}
         assert (await client.post("/v1/feedback", json={"id": "x", "rating": 4.5})).status_code == 200
-        for wrong in ({"rating": "up"}, {"id": "x", "rating": "so so"}, {"id": "x", "rating": "up", "stars": 5}):
+        told = (await client.post("/v1/feedback", json={"id": "x", "rating": "so so"})).json()["error"]
+        assert told["message"] == "rating: must be up, down or a number, got 'so so'"
+        for wrong in ({"id": "x", "rating": True}, {"rating": "up"}, {"id": "x", "rating": "so so"}, {"id": "x", "rating": "up", "stars": 5}):
             assert (await client.post("/v1/feedback", json=wrong)).status_code == 400
         usage = (await client.get("/v1/usage", params={"key": "k9", "day": "2030-02-03"})).json()
         assert (usage["data"][0]["key_id"], usage["data"][0]["day"]) == ("k9", "2030-02-03")
-        assert (await client.get("/v1/usage", params={"day": "yesterday"})).status_code == 400
+        for no_day in ("yesterday", "2030-13-01", "20300101"):
+            assert (await client.get("/v1/usage", params={"day": no_day})).status_code == 400
         assert (await client.get("/v1/whoami")).json() == {"key_id": "k1", "name": "laptop", "scopes": ["generate"]}
 
 
