@@ -156,7 +156,7 @@ def run(
     def while_serving(service: Service, outcome: Outcome) -> None:
         nonlocal shown
         stays = not leave and address is None
-        announce_service(service, outcome, spec, store=store, stays=stays)
+        announce_service(service, outcome, spec, store=store, stays=stays, lives_on=address is not None)
         if stays:
             print_document(as_document(outcome), as_json, "print_outcome")
             shown = True

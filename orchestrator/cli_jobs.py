@@ -14,14 +14,14 @@ from orchestrator.plan import Stage
 if TYPE_CHECKING:
     from orchestrator.cluster.jobs.client import JobsClient
     from orchestrator.cluster.jobs.submit import Handed
-    from orchestrator.cluster.jobs.values import Settings
+    from orchestrator.cluster.jobs.values import Settings, Submission
     from orchestrator.job import JobSpec
 
 Url = Annotated[
     str, typer.Option("--address", metavar="URL", help="The cluster's dashboard, such as http://head:8265.")
 ]
 AnyJob = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, its name, or its run.")]
-Detach = Annotated[bool, typer.Option("--detach", help="Return once the cluster has the job.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return once the cluster has taken the job, or refused it.")]
 Dev = Annotated[bool, typer.Option("--dev", help="Run this checkout's code, not what the cluster has installed.")]
 Image = Annotated[
     str | None, typer.Option(metavar="IMAGE", help="Run the job in this container (podman on the nodes).")
@@ -34,6 +34,8 @@ Needs = Annotated[
     list[str],
     typer.Option("--env", metavar="NAME", help="A variable that the cluster's nodes must have set. Repeatable."),
 ]
+_REFUSED_WITHIN_S = 20.0
+"""A job that can never fit says so once its driver has started; --detach returns before that only where it is slow."""
 jobs = typer.Typer(no_args_is_help=True, help="The jobs on a cluster: how far each is, its log, its end.")
 
 
@@ -58,6 +60,7 @@ def submit(
     from orchestrator.cluster.jobs.packing import with_absolute_paths
     from orchestrator.cluster.jobs.submit import submit as hand_over
     from orchestrator.cluster.jobs.values import Settings
+    from orchestrator.cluster.jobs.watch import wait_until_begun
     from orchestrator.job_file import load_job
     from orchestrator.job_secrets import require_no_secret
 
@@ -76,6 +79,8 @@ def submit(
     _audit_submission(client, handed, spec.name)
     _say_handed(client, handed)
     if detach:
+        if (ended := wait_until_begun(client, handed.id, limit_s=_REFUSED_WITHIN_S)).is_over:
+            _tell_end(client, ended, as_json=as_json, was_shown=False)
         print_document(_brief(client, handed.id), as_json, "jobs.print_job_line")
         return
     _follow(client, handed.id, as_json=as_json)
@@ -109,7 +114,8 @@ def jobs_show(job: AnyJob, address: Url, as_json: AsJson = False) -> None:
     """
     from orchestrator.cluster.jobs import rows
     from orchestrator.cluster.jobs.client import JobsClient
-    from orchestrator.cluster.jobs.submit import STATE_LINES, find
+    from orchestrator.cluster.jobs.submit import find
+    from orchestrator.cluster.jobs.watch import STATE_LINES
 
     client = JobsClient(address)
     found = find(client, job)
@@ -147,7 +153,8 @@ def jobs_stop(job: AnyJob, address: Url, as_json: AsJson = False) -> None:
     """
     from orchestrator.cluster.jobs import rows
     from orchestrator.cluster.jobs.client import JobsClient
-    from orchestrator.cluster.jobs.submit import STATE_LINES, find, stop
+    from orchestrator.cluster.jobs.submit import find, stop
+    from orchestrator.cluster.jobs.watch import STATE_LINES
 
     client = JobsClient(address)
     found = find(client, job)
@@ -176,7 +183,6 @@ def jobs_retry(job: AnyJob, address: Url, as_json: AsJson = False) -> None:
 
 def _follow(client: JobsClient, id: str, *, as_json: bool) -> NoReturn:
     """Until the job ends, with its exit code, or until Ctrl-C."""
-    from orchestrator.cluster.jobs import rows
     from orchestrator.cluster.jobs.watch import follow
     from orchestrator.track.progress import say
 
@@ -186,9 +192,19 @@ def _follow(client: JobsClient, id: str, *, as_json: bool) -> NoReturn:
         say(f"detached; the job goes on: slipway jobs logs {id} --follow --address {client.address}")
         print_document(_brief(client, id), as_json, "jobs.print_job_line")
         sys.exit(0)
-    document = _brief(client, id)
-    if (death := rows.death_of(ended, _end_of_log(client, id))) is not None:
-        say(f"{id}: {death['who']} on {death['where']} {death['why']}")
+    _tell_end(client, ended, as_json=as_json, was_shown=True)
+
+
+def _tell_end(client: JobsClient, ended: Submission, *, as_json: bool, was_shown: bool) -> NoReturn:
+    """Of a job, with its exit code; its last words, where its log was not shown."""
+    from orchestrator.cluster.jobs import rows
+    from orchestrator.track.progress import say
+
+    document = _brief(client, ended.id)
+    if (death := rows.death_of(ended, _end_of_log(client, ended.id))) is not None:
+        say(f"{ended.id}: {death['who']} on {death['where']} {death['why']}")
+        for line in () if was_shown else death["last_words"]:
+            say(f"  {line}")
     print_document(document, as_json, "jobs.print_job_line")
     sys.exit(rows.exit_code_of(ended))
 
@@ -202,7 +218,7 @@ def _brief(client: JobsClient, id: str) -> dict[str, Any]:
 
 
 def _end_of_log(client: JobsClient, id: str) -> str:
-    from orchestrator.cluster.jobs.submit import STATE_LINES
+    from orchestrator.cluster.jobs.watch import STATE_LINES
 
     return client.log(client.submission(id), lines=STATE_LINES)
 

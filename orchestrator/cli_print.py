@@ -71,11 +71,16 @@ def _memory(plan: dict[str, Any]) -> str:
     return f"{human_bytes(memory['peak'])}{of} a worker: {parts}"
 
 
-def announce_service(service: Service, outcome: Outcome, job: JobSpec, *, store: Path, stays: bool) -> None:
-    """What the service answered, where it is, and the command that serves it again."""
+def announce_service(
+    service: Service, outcome: Outcome, job: JobSpec, *, store: Path, stays: bool, lives_on: bool
+) -> None:
+    """What the service answered, where it is, and what ends it or serves it again; on a cluster it `lives_on`."""
     for sample in outcome.samples or []:
         notes.print(f"\n> {sample['prompt']}", style="bold", markup=False)
         notes.print(sample["completion"], markup=False)
+    if lives_on:
+        notes.print(f"\nserved on the cluster's head at  {service.url}  as  {service.model}", markup=False)
+        return
     run = Path(outcome.run or "").name
     again = shlex.join(["slipway", "serve", run, "--store", str(store), "--port", str(service.port)])
     notes.print(f"\n{'served' if stays else 'was served'} at  {service.url}  as  {service.model}", markup=False)

@@ -125,6 +125,16 @@ def test_a_failed_job_says_who_where_and_why(
     assert "no file matches" in death["last_words"][0]
 
 
+def test_one_that_never_fits_is_refused_with_the_numbers_detached_too(
+    cluster: Nodes, job_file: Path, slipway: Slipway, shared: Path
+) -> None:
+    large = ("--set", "train.workers={min: 640, max: 640}", "--set", "train.batch_tokens=81920", "--set", "name=large")
+    words = ("submit", job_file, "--address", cluster.dashboard, "--store", shared, *large, "--detach", "--json")
+    done = slipway(*words)
+    assert (done.code, done.document["state"]) == (4, "failed")
+    assert "640" in done.stderr
+
+
 def test_detached_attached_stopped_and_run_again(
     cluster: Nodes, jobs: Callable[..., Result], job_file: Path, slipway: Slipway, shared: Path
 ) -> None:

@@ -35,12 +35,15 @@ class AlreadyThereError(Exception):
 class JobsClient:
     """Ray's Jobs API at a dashboard.
 
-    Every method raises CapacityError where no dashboard answers, where there is no token here, or it is not the cluster's.
+    Every method raises CapacityError where no dashboard answers, or where it does not take our token; the constructor
+    also where there is none here.
     """
 
     def __init__(self, address: str) -> None:
         if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not has_token():
-            raise CapacityError(f"there is no token here for the cluster at {address}: no {token_path()}", fix=_TOKEN_FIX)
+            raise CapacityError(
+                f"there is no token here for the cluster at {address}: no {token_path()}", fix=_TOKEN_FIX
+            )
         prepare_environment()
         for name in _REDIRECTS:
             os.environ.pop(name, None)

@@ -12,13 +12,11 @@ from orchestrator.cluster.jobs import rows
 from orchestrator.cluster.jobs.client import AlreadyThereError, JobsClient
 from orchestrator.cluster.jobs.packing import STOP_WAIT_S, packed, runtime_env
 from orchestrator.cluster.jobs.values import Settings, Submission, job_identity
-from orchestrator.cluster.jobs.watch import wait_until_over
+from orchestrator.cluster.jobs.watch import STATE_LINES, wait_until_over
 from orchestrator.errors import CapacityError, JobError
 from orchestrator.job import JobSpec
 from orchestrator.job_file import load_job
 
-STATE_LINES = 400
-"""How much of the end of a log is read for the newest state in it."""
 _ASKED_AT_ONCE = 8
 _STOP_MARGIN_S = 30.0
 

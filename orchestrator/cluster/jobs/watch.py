@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from orchestrator.cluster.jobs.client import JobsClient
+from orchestrator.cluster.jobs.rows import state_of
 from orchestrator.cluster.jobs.values import Submission
 from orchestrator.errors import CapacityError
 from orchestrator.track.progress import bar, console, say
@@ -19,6 +20,8 @@ from orchestrator.track.state_lines import state_of_line
 _AGAIN_LIMIT_S = 60.0
 _AGAIN_S = 1.0
 _END_LIMIT_S = 30.0
+STATE_LINES = 400
+"""How much of the end of a log is read for the newest state in it."""
 _NOT_FOR_PEOPLE = re.compile(r'^(Running entrypoint for job |[\d-]+ [\d:,]+\tINFO job_manager\.py|\{"(run|error)": )')
 """Ray's own words at the beginning, and the run's document at its end, which `jobs show` has."""
 _STEP_LINE = re.compile(r"^\[ *[\d.]+ s\] step \d+/\d+  ")
@@ -52,6 +55,16 @@ def wait_until_over(client: JobsClient, id: str, *, limit_s: float) -> Submissio
     """What Ray tells of a job once it has ended, or after so long."""
     deadline = time.monotonic() + limit_s
     while not (job := client.submission(id)).is_over and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return job
+
+
+def wait_until_begun(client: JobsClient, id: str, *, limit_s: float) -> Submission:
+    """What Ray tells of a job once its run was not refused, or it has ended, or after so long."""
+    deadline = time.monotonic() + limit_s
+    while not (job := client.submission(id)).is_over and time.monotonic() < deadline:
+        if state_of(job, client.log(job, lines=STATE_LINES)) not in ("pending", "starting"):
+            break
         time.sleep(0.2)
     return job
 

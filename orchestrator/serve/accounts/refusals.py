@@ -68,7 +68,9 @@ def wrong_model(name: str, models: Iterable[str], asked: str) -> ApiError:
     """403: a key for other models."""
     has = ", ".join(f"`{model}`" for model in sorted(models))
     shown = shortened(asked).strip("'")
-    return forbidden(f"The API key `{name}` may not ask the model `{shown}`; its models are: {has}", "model_not_allowed")
+    return forbidden(
+        f"The API key `{name}` may not ask the model `{shown}`; its models are: {has}", "model_not_allowed"
+    )
 
 
 def _too_much(denied: Denied, lack: Lack, asked: Asked) -> ApiError:

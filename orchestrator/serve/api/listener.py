@@ -115,7 +115,9 @@ class PatientProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
             self.transport.abort()
             return
         body = json.dumps(ApiError(message, code=code).body()).encode()
-        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}"
+        head = (
+            f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}"
+        )
         self.transport.write(f"{head}\r\n\r\n".encode() + body)
         self.transport.close()
 

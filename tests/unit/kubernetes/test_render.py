@@ -304,4 +304,5 @@ def test_sources_that_a_pod_may_not_have_are_pointed_out(path: str, where: str |
     data = {"sources": [{"path": path, "format": "text"}], "tokenizer": {"train": "bpe"}}
     told = [warning for warning in rendered(job_of(data=data)).warnings if "data.sources.0.path" in warning]
     expected = f"data.sources.0.path is {path}: pods look for it {where}"
-    assert bool(told) is (where is not None) and all(warning.startswith(expected) for warning in told)
+    assert bool(told) is (where is not None)
+    assert all(warning.startswith(expected) for warning in told)

@@ -50,6 +50,8 @@ def test_special_tokens_come_first_in_order() -> None:
     )
     known = facts(text)
     assert dict(known.special_tokens) == {END_OF_TEXT: 0, "<|im_start|>": 1, "<|im_end|>": 2, "<sep>": 3}
+    assert (known.vocab_size, known.turn_end_token) == (300, "<|im_end|>")
+    assert train_tokenizer(TEXTS, Settings(train="bpe", vocab_size=300)) == TOKENIZER
 
 
 @pytest.mark.parametrize(("template", "has"), [("chatml", True), ("{{ messages }}", False), (None, False)])
@@ -58,8 +60,6 @@ def test_a_tokenizer_for_chatml_has_the_borders_of_turns_whatever_it_is_trained_
 ) -> None:
     settings = Settings(train="bpe", vocab_size=300, chat_template=template)
     assert ("<|im_start|>" in dict(facts(train_tokenizer(TEXTS, settings)).special_tokens)) is has
-    assert (known.vocab_size, known.turn_end_token) == (300, "<|im_end|>")
-    assert train_tokenizer(TEXTS, Settings(train="bpe", vocab_size=300)) == TOKENIZER
 
 
 def test_wordpiece_knows_the_tokens_of_bert() -> None:

@@ -283,7 +283,12 @@ async def test_feedback_and_usage_go_to_the_accounts(client_of: Any, served: Ser
         assert (await client.post("/v1/feedback", json={"id": "x", "rating": 4.5})).status_code == 200
         told = (await client.post("/v1/feedback", json={"id": "x", "rating": "so so"})).json()["error"]
         assert told["message"] == "rating: must be up, down or a number, got 'so so'"
-        for wrong in ({"id": "x", "rating": True}, {"rating": "up"}, {"id": "x", "rating": "so so"}, {"id": "x", "rating": "up", "stars": 5}):
+        for wrong in (
+            {"id": "x", "rating": True},
+            {"rating": "up"},
+            {"id": "x", "rating": "so so"},
+            {"id": "x", "rating": "up", "stars": 5},
+        ):
             assert (await client.post("/v1/feedback", json=wrong)).status_code == 400
         usage = (await client.get("/v1/usage", params={"key": "k9", "day": "2030-02-03"})).json()
         assert (usage["data"][0]["key_id"], usage["data"][0]["day"]) == ("k9", "2030-02-03")

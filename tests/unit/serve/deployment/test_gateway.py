@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,8 @@ import pytest
 from fastapi import FastAPI
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import DeploymentUnavailableError
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from orchestrator.serve.api.errors import ApiError
 from orchestrator.serve.api.front import Caller
@@ -110,6 +113,16 @@ async def test_a_clients_mistake_asks_nobody_else(client_of: Callable[..., httpx
     other = Replicas([0.5])
     answer = await ask(client_of(ENTRY, beside, v1=Replicas(ApiError("columns: wrong")), v2=other))
     assert (answer.status_code, other.calls) == (400, 0)
+
+
+async def test_a_model_that_reads_text_predicts_no_rows(
+    client_of: Callable[..., httpx.AsyncClient], tmp_path: Path
+) -> None:
+    Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    entry = replace(ENTRY, export=str(tmp_path), facts=replace(ENTRY.facts, kind="encoder"))
+    client = client_of(entry, v1=Replicas([0.5]))
+    answer = await client.post("/v1/predict", content=json.dumps({"model": "fraud", "columns": {"a": [1]}}))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "wrong_kind_of_model")
 
 
 async def test_rows_are_copied_to_the_shadow(client_of: Callable[..., httpx.AsyncClient]) -> None:
