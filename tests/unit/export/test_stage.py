@@ -11,6 +11,7 @@ import pytest
 from evaluation_fixtures import job_file, lay_out_checkpoint, lay_out_dataset, lay_out_run
 from export_fixtures import alter
 
+from orchestrator.attempts import writing_run
 from orchestrator.errors import StoreError
 from orchestrator.export import stage
 from orchestrator.export.prove import load_proven
@@ -60,7 +61,9 @@ def test_weights_whose_checkpoint_is_still_written_are_exported_once(run: Path, 
     (run / "weights").mkdir()
     ahead = checkpoint.rename(run / "weights" / checkpoint.name)
     assert chosen_checkpoint(run).step == 20
-    made = exported(run)
+    assert exported(run).path.name == "step-00000020"  # whoever wrote them has died, and nobody finishes them
+    with writing_run(run):
+        made = exported(run)
     assert made == Exported(run / "export" / "step-00000030", reused=False)
     assert load_proven(made.path).manifest.step == 30
     ahead.rename(checkpoint)
@@ -80,7 +83,8 @@ def test_weights_that_move_to_their_checkpoint_while_they_are_read_are_read_ther
             ahead.rename(checkpoint)
 
     monkeypatch.setattr(stage, "sweep", sweep_and_move)
-    made = exported(run)
+    with writing_run(run):
+        made = exported(run)
     assert (made.path.name, made.reused) == ("step-00000030", False)
     load_proven(made.path)
 
