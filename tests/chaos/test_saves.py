@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -102,9 +103,11 @@ def told(run: Path) -> str:
 def being_written(run: Path) -> int:
     """Bytes of the checkpoint that is not there yet."""
     total = 0
-    for path in checkpoints_folder(run).glob("*.tmp-*/**/*"):
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size if path.is_file() else 0
+    for folder in checkpoints_folder(run).glob("*.tmp-*"):
+        for place, _, names in os.walk(folder):  # which passes over folders that go meanwhile, as those of shares do
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    total += Path(place, name).stat().st_size
     return total
 
 
