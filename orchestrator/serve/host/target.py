@@ -35,12 +35,14 @@ def followed_run(store: Store, asked: str) -> Path:
     """The run whose checkpoints are to be followed, with an export of its newest that is to be served.
 
     Raises:
-        StoreError: there is no such run, or it has no checkpoint yet.
+        StoreError: there is no such run.
+        ServeError: it could not be exported, and how that failed.
     """
-    from orchestrator.serve.rollout.follow import export_newest
+    from orchestrator.serve.rollout.exporter import Exporter
 
     run = named_run(store, asked)
-    export_newest(run)
+    with Exporter() as export:
+        export(run)
     return run
 
 

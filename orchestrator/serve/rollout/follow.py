@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +11,7 @@ from typing import NamedTuple
 
 from orchestrator.checkpoint.layout import step_of
 from orchestrator.checkpoint.reader import newest_weights
-from orchestrator.errors import ServeError, SlipwayError, StoreError
+from orchestrator.errors import SlipwayError, StoreError
 from orchestrator.serve.rollout.exporter import Exporter
 from orchestrator.store import read_manifest
 
@@ -25,32 +22,6 @@ _AFTER_FAILURE_S = 1.0
 _EXPORT_AGAIN_S = 5.0
 """After an export that failed: another process exports, a disk is full."""
 _log = logging.getLogger(__name__)
-
-
-def export_newest(run: Path) -> Path:
-    """Export what of a run is served, in a process of its own: it reads checkpoint and dataset, and lets go of them.
-
-    Raises:
-        ServeError: it failed, and how.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "orchestrator.cli",
-        "export",
-        str(run),
-        "--store",
-        str(run.parent.parent),
-        "--json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        document = json.loads(done.stdout)
-        if done.returncode == 0:
-            return Path(run.parent.parent, document["export"])
-        raise ServeError(f"{run.name} could not be exported: {document['error']['message']}")
-    except (ValueError, KeyError):
-        raise ServeError(f"the export of {run.name} ended with code {done.returncode}: {done.stderr[-500:]}") from None
 
 
 class Weights(NamedTuple):
