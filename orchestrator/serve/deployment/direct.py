@@ -15,6 +15,8 @@ from ray.serve._private.common import RequestMetadata
 
 _NAMESPACE = "serve"
 PREFIX = "SERVE_REPLICA::"
+READY_LIMIT_S = 600.0
+"""A large model takes minutes to read; a replica that fails is noticed at once."""
 
 
 def replicas(app: str = "") -> list[Any]:
@@ -42,3 +44,9 @@ def call_each(app: str, method: str, *args: Any, timeout_s: float) -> list[Any]:
         [replica.handle_request.remote(metadata, *args) for replica in replicas(app)], timeout=timeout_s
     )
     return found
+
+
+def last_error(message: str) -> str:
+    """The error in a message of Serve's, without the traceback that leads to it."""
+    flush_left = [line for line in message.splitlines() if line and not line[0].isspace()]
+    return flush_left[-1] if flush_left else message

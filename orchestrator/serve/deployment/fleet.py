@@ -21,7 +21,6 @@ from orchestrator.job import Serve
 from orchestrator.serve.deployment import direct, gateway, swapping
 from orchestrator.serve.deployment.applications import gateway_application, most_requests, version_application
 from orchestrator.serve.deployment.observe import Seen
-from orchestrator.serve.deployment.swapping import READY_LIMIT_S, last_error
 from orchestrator.serve.deployment.table import GATEWAY, Entry, Facts, Table, app_of
 from orchestrator.serve.host import target
 from orchestrator.store import MARKER
@@ -165,7 +164,7 @@ def try_out(entry: Entry) -> str:
     try:
         failures = direct.call_each(entry.app, "try_out", timeout_s=_TRY_LIMIT_S)
     except ray.exceptions.RayError as error:
-        raise ServeError(f"{entry.version} did not generate: {last_error(str(error))}") from error
+        raise ServeError(f"{entry.version} did not generate: {direct.last_error(str(error))}") from error
     if failure := next(filter(None, failures), None):
         raise ServeError(f"{entry.version} did not generate: {failure}")
     return f"it has generated in {(time.monotonic() - began) * 1e3:.0f} ms"
@@ -197,7 +196,7 @@ def wait_running(app: str) -> None:
     Raises:
         ServeError: they never will be.
     """
-    wait_until(lambda: _is_running(app), READY_LIMIT_S, "no replica is ready")
+    wait_until(lambda: _is_running(app), direct.READY_LIMIT_S, "no replica is ready")
 
 
 def _is_running(app: str) -> bool:
@@ -208,7 +207,7 @@ def _is_running(app: str) -> bool:
 
 
 def _reason(status: ApplicationStatusOverview) -> str:
-    return last_error(next((d.message for d in status.deployments.values() if d.message), status.message))
+    return direct.last_error(next((d.message for d in status.deployments.values() if d.message), status.message))
 
 
 def stored_table() -> Table:
@@ -226,7 +225,7 @@ def route(table: Iterable[Entry]) -> None:
     try:
         direct.call_each(GATEWAY, "route", timeout_s=_ANSWER_LIMIT_S)
     except ray.exceptions.RayError as error:
-        raise ServeError(f"the gateway did not take the new table: {last_error(str(error))}") from error
+        raise ServeError(f"the gateway did not take the new table: {direct.last_error(str(error))}") from error
 
 
 def seen(entry: Entry, last_s: float) -> Seen:

@@ -14,9 +14,6 @@ from orchestrator.serve.deployment import direct
 from orchestrator.serve.deployment.table import Entry
 from orchestrator.serve.host import target
 
-READY_LIMIT_S = 600.0
-"""A large model takes minutes to read; a replica that fails is noticed at once."""
-
 
 def make_ready(old: Entry, export: Path, settings: Serve) -> bool:
     """Have the replicas of a version read and prove an export, whose weights `swap` can put into them then.
@@ -31,10 +28,12 @@ def make_ready(old: Entry, export: Path, settings: Serve) -> bool:
     if is_custom(export) or not read_export_manifest(export).is_decoder:
         return False
     try:
-        problems = direct.call_each(old.app, "make_ready", str(export), timeout_s=READY_LIMIT_S)
+        problems = direct.call_each(old.app, "make_ready", str(export), timeout_s=direct.READY_LIMIT_S)
     except ray.exceptions.RayError as error:
         _keep(old)
-        raise ServeError(f"{export.name} could not be proven by the replicas: {last_error(str(error))}") from error
+        raise ServeError(
+            f"{export.name} could not be proven by the replicas: {direct.last_error(str(error))}"
+        ) from error
     if not problems:
         target.prove(export, settings)
     if (problem := next(filter(None, problems), None)) is not None:
@@ -70,15 +69,9 @@ def _have_swapped(app: str, export: str) -> list[float]:
         ServeError: one could not.
     """
     try:
-        answers = direct.call_each(app, "swap", export, timeout_s=READY_LIMIT_S)
+        answers = direct.call_each(app, "swap", export, timeout_s=direct.READY_LIMIT_S)
     except ray.exceptions.RayError as error:
-        raise ServeError(last_error(str(error))) from error
+        raise ServeError(direct.last_error(str(error))) from error
     if (failed := next((each for each in answers if isinstance(each, Exception)), None)) is not None:
         raise ServeError(str(failed))
     return answers
-
-
-def last_error(message: str) -> str:
-    """The error in a message of Serve's, without the traceback that leads to it."""
-    flush_left = [line for line in message.splitlines() if line and not line[0].isspace()]
-    return flush_left[-1] if flush_left else message
